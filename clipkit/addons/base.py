@@ -1,0 +1,73 @@
+"""The hooks of an add-on; all optional."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from clipkit.contracts import Batch, Features, Pair
+from clipkit.data.samples import Sample
+
+
+class Masters(Protocol):
+    """What an add-on may see of the strategy after a step."""
+
+    def master_shards(self) -> Iterator[tuple[str, slice, Tensor]]:
+        """(name, element range, fp32 view) of the parameters this rank owns."""
+        ...
+
+
+class StepView(Protocol):
+    """What `after_step` is given. `features` are detached rows of this rank."""
+
+    step: int
+    features: Features
+    strategy: Masters
+
+
+class AddOn:
+    """Base of add-ons: every hook does nothing."""
+
+    def sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """In the loader, on pixels and text; `rng` is a function of seed, step and row."""
+        return sample
+
+    def transform_batch(self, batch: Batch) -> Batch:
+        """Once per step, on the device, before the towers."""
+        return batch
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Trained modules (Outputs, Batch) -> Outputs, applied to each chunk in order."""
+        return {}
+
+    def frozen_models(self) -> dict[str, nn.Module]:
+        """Teachers Batch -> {name: (b, M, D)}; run in pass 1 only, never optimised, saved or exported."""
+        return {}
+
+    def pairs(self, pairs: list[Pair]) -> list[Pair]:
+        """Which embeddings meet in the losses."""
+        return pairs
+
+    def loss_terms(self, features: Features) -> dict[str, Tensor]:
+        """Further scalars, weighted; their average over ranks is their global value."""
+        return {}
+
+    def start(self, strategy: Masters) -> None:
+        """Once, when the strategy stands and before a checkpoint is loaded."""
+
+    def after_step(self, result: StepView) -> None:
+        """After an applied optimizer step; not called for a skipped one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON scalars, and tensors equal on all ranks or listed in `sharded_state`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+    def sharded_state(self) -> Iterator[tuple[str, int, Tensor]]:
+        """(parameter name, first element, 1-D live view) of tensors shaped and spread like parameters."""
+        return iter(())

@@ -1,0 +1,91 @@
+"""Read any range of any tensor of a checkpoint, whoever wrote it with however many ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from clipkit.checkpoint.verify import read_json
+from clipkit.errors import CheckpointError
+
+
+class CheckpointReader:
+    """A verified checkpoint folder, opened for reading.
+
+    Args:
+        folder: What `find_checkpoint` returned.
+
+    Raises:
+        CheckpointError: index.json or state.json is malformed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.index: dict[str, dict[str, Any]] = read_json(self.folder / "index.json")
+        self.state: dict[str, Any] = read_json(self.folder / "state.json")
+        self._files: dict[str, Any] = {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The towers' open_clip_config.json."""
+        return read_json(self.folder / "open_clip_config.json")
+
+    def names(self, kind: str) -> list[str]:
+        """Names of all tensors of a kind ("weight", "exp_avg", ...)."""
+        return [key[len(kind) + 1 :] for key in self.index if key.startswith(f"{kind}/")]
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...]:
+        """Shape of a tensor.
+
+        Raises:
+            CheckpointError: The checkpoint has no such tensor.
+        """
+        return tuple(self._entry(kind, name)["shape"])
+
+    def read(self, kind: str, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements start .. stop - 1 of the flattened tensor, 1-D.
+
+        Raises:
+            CheckpointError: No such tensor, or its slices do not cover the range.
+        """
+        entry = self._entry(kind, name)
+        stop = int(torch.Size(entry["shape"]).numel()) if stop is None else stop
+        out: Tensor | None = None
+        covered = 0
+        for piece in entry["slices"]:
+            low, high = max(start, piece["start"]), min(stop, piece["stop"])
+            if low >= high:
+                continue
+            part = self._slice(piece, low - piece["start"], high - piece["start"])
+            if out is None:
+                out = torch.empty(stop - start, dtype=part.dtype)
+            out[low - start : high - start] = part
+            covered += high - low
+        if out is None and stop == start:
+            return torch.empty(0)
+        if out is None or covered != stop - start:
+            raise CheckpointError(f"{self.folder}: {kind} '{name}' is not covered by its slices; the index is damaged")
+        return out
+
+    def full(self, kind: str, name: str) -> Tensor:
+        """The whole tensor in its shape."""
+        return self.read(kind, name).reshape(self.shape(kind, name))
+
+    def _entry(self, kind: str, name: str) -> dict[str, Any]:
+        try:
+            return self.index[f"{kind}/{name}"]
+        except KeyError:
+            raise CheckpointError(f"{self.folder} has no {kind} '{name}'; it belongs to another model") from None
+
+    def _slice(self, piece: dict[str, Any], start: int, stop: int) -> Tensor:
+        name = piece["file"]
+        try:
+            if name not in self._files:
+                self._files[name] = safe_open(self.folder / name, framework="pt")
+            return self._files[name].get_slice(piece["key"])[start:stop]
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.folder / name}: cannot be read: {error}") from None

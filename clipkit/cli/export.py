@@ -1,0 +1,19 @@
+"""`clipkit export CHECKPOINT OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder or checkpoint folder.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+) -> None:
+    """Write a checkpoint in open_clip's layout (config json and safetensors)."""
+    from clipkit.load import export
+
+    folder = export(checkpoint, out)
+    print(f'{folder}: open_clip.create_model_and_transforms("local-dir:{folder}") loads it')

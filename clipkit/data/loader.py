@@ -1,0 +1,185 @@
+"""Indexed mode: batches in the exact order of `order.py`, whatever the world size and worker count.
+
+Each DataLoader item is this rank's share of one global batch, so workers and prefetching cannot
+change the order; the state is the number of *trained* batches, prefetched ones are simply rebuilt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clipkit.contracts import Batch
+from clipkit.data.bad_samples import BadSampleCounter
+from clipkit.data.decode import BadSample
+from clipkit.data.order import Order
+from clipkit.data.samples import Sample, SampleReader, collate
+from clipkit.data.tar_index import TarIndex, manifest_hash
+from clipkit.errors import CheckpointError, DataError
+
+_OPEN_FILES = 64
+_MAX_ATTEMPTS = 64
+Delivered = tuple[Batch, list[tuple[str, str]]]
+
+
+class _Batches(Dataset[Delivered]):
+    """Item t: this rank's rows of global batch t, and the bad samples met on the way."""
+
+    def __init__(
+        self, indexes: list[TarIndex], order: Order, reader: SampleReader,
+        tokenizer: Callable[[list[str]], Tensor], rows: slice,
+    ) -> None:  # fmt: skip
+        self.indexes, self.order, self.reader = indexes, order, reader
+        self.tokenizer, self.rows = tokenizer, rows
+        self._files: OrderedDict[str, int] = OrderedDict()
+
+    def __getitem__(self, step: int) -> Delivered:
+        bad: list[tuple[str, str]] = []
+        epoch, places = self.order.line_positions(step, self.rows)
+        samples = [
+            self._sample(epoch, int(place), step, self.rows.start + i, bad) for i, place in enumerate(places)
+        ]
+        return collate(samples, self.tokenizer), bad
+
+    def _sample(self, epoch: int, place: int, step: int, row: int, bad: list[tuple[str, str]]) -> Sample:
+        for attempt in range(_MAX_ATTEMPTS):
+            where = np.array([self.order.substitute(place, attempt)])
+            shard, index, sample_id = (int(x[0]) for x in self.order.locate(epoch, where))
+            rng = np.random.Generator(np.random.PCG64(self.order.sample_seed(step, row)))
+            try:
+                return self.reader.read(self._members(self.indexes[shard], index), sample_id, rng)
+            except BadSample as error:
+                bad.append((self.indexes[shard].path, error.cause))
+        causes = ", ".join(sorted({cause for _, cause in bad}))
+        raise DataError(f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), last in {bad[-1][0]}; mend the shards")
+
+    def _members(self, index: TarIndex, sample: int) -> dict[str, bytes]:
+        members = {}
+        for m in range(index.starts[sample], index.starts[sample + 1]):
+            extension = index.extensions[index.member_extension[m]]
+            if extension in self.reader.wanted:
+                size = int(index.sizes[m])
+                if size > self.reader.max_bytes:
+                    raise BadSample("too_many_bytes")
+                try:
+                    data = os.pread(self._open(index.path), size, int(index.offsets[m]))
+                except OSError as error:
+                    raise BadSample("unreadable_shard", str(error)) from None
+                if len(data) < size:
+                    raise BadSample("shard_cut_short")
+                members[extension] = data
+        return members
+
+    def _open(self, path: str) -> int:
+        key = f"{os.getpid()}:{path}"
+        if key not in self._files:
+            while len(self._files) >= _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[key] = os.open(path, os.O_RDONLY)
+        self._files.move_to_end(key)
+        return self._files[key]
+
+
+class IndexedLoader:
+    """Endless iterator of this rank's batches, seekable by `load_state_dict`.
+
+    Args:
+        indexes: One per shard.
+        order: Position -> sample.
+        reader: Bytes -> Sample.
+        tokenizer: Captions -> (n, L).
+        rank, world_size: This rank's share of each global batch.
+        workers: Loader processes; 0 decodes in this one.
+        max_bad_fraction: See BadSampleCounter.
+    """
+
+    def __init__(
+        self, indexes: list[TarIndex], order: Order, reader: SampleReader,
+        tokenizer: Callable[[list[str]], Tensor], *, rank: int = 0, world_size: int = 1, workers: int = 0,
+        max_bad_fraction: float = 0.01,
+    ) -> None:  # fmt: skip
+        local = order.batch // world_size
+        rows = slice(rank * local, (rank + 1) * local)
+        self.order, self.workers, self.step = order, workers, 0
+        self.bad = BadSampleCounter(max_bad_fraction)
+        self._batches = _Batches(indexes, order, reader, tokenizer, rows)
+        self._manifest = manifest_hash(indexes)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches per epoch."""
+        return self.order.batches_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the current position on; advancing marks the previous one as consumed."""
+        loader = DataLoader(
+            self._batches,
+            batch_size=None,
+            sampler=_Counting(self.step),
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for batch, bad in loader:
+            self.bad.add(batch.num_samples, bad)
+            self.step += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position and everything that gives it meaning; holds no world size and no worker count."""
+        return {"mode": "indexed", "step": self.step, "order": self.order.parameters(), "manifest": self._manifest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the last trained batch.
+
+        Raises:
+            CheckpointError: Another data set or another order; names what differs.
+        """
+        check_state(state, self.state_dict())
+        self.step = int(state["step"])
+
+
+def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
+    """Compare a saved loader state with this run's.
+
+    Raises:
+        CheckpointError: Names what differs and the remedy.
+    """
+    if state.get("mode") != own["mode"]:
+        raise CheckpointError(f"the checkpoint was trained with data.mode={state.get('mode')}; keep it or start anew")
+    for key, value in own["order"].items():
+        if state["order"].get(key) != value:
+            raise CheckpointError(
+                f"the data order differs from the checkpoint's: {key} is {value}, was {state['order'].get(key)}; "
+                f"restore it, or start a new run from these weights (model.pretrained)"
+            )
+    if state["manifest"] != own["manifest"]:
+        raise CheckpointError(
+            "data.train is not the data set of the checkpoint (shards or samples differ); "
+            "restore it, or start a new run from these weights (model.pretrained)"
+        )
+
+
+class _Counting:
+    """Sampler: start, start + 1, ..."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.start
+        while True:
+            yield step
+            step += 1
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,137 @@
+"""CLIP_benchmark's webdataset layout: <root>/<split>/{0..N-1}.tar with class names and templates beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipkit.data.decode import BadSample, open_image
+from clipkit.data.tar_index import TarIndex, load_indexes
+from clipkit.errors import DataError
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_MAX_BYTES = 50_000_000
+
+
+@dataclass
+class WdsFolder:
+    """An evaluation set.
+
+    Attributes:
+        root: Its folder.
+        kind: "classification" or "retrieval".
+        classnames: One per class; empty for retrieval.
+        templates: Prompts with {c}; empty for retrieval.
+        indexes: One per shard.
+    """
+
+    root: Path
+    kind: str
+    classnames: list[str]
+    templates: list[str]
+    indexes: list[TarIndex]
+
+    def __len__(self) -> int:
+        return sum(len(index) for index in self.indexes)
+
+    def images(self, start: int, stop: int, max_pixels: int = 50_000_000) -> Iterator:  # type: ignore[type-arg]
+        """PIL images of samples start .. stop - 1, in order.
+
+        Raises:
+            DataError: An image is missing or unreadable; evaluation sets must be whole.
+        """
+        for index, sample in self._samples(start, stop):
+            data = self._member(index, sample, _IMAGES)
+            try:
+                yield open_image(data, max_pixels)
+            except BadSample as error:
+                raise DataError(f"{index.path}: sample '{index.keys[sample]}': {error}") from None
+
+    def labels(self) -> list[int]:
+        """Class of every sample.
+
+        Raises:
+            DataError: A label is missing, no number, or outside the class names.
+        """
+        labels = []
+        for index, sample in self._samples(0, len(self)):
+            text = self._member(index, sample, ("cls",))
+            try:
+                label = int(text)
+            except ValueError:
+                label = -1
+            if not 0 <= label < len(self.classnames):
+                raise DataError(
+                    f"{index.path}: sample '{index.keys[sample]}': label {text[:20]!r} is not one of "
+                    f"{len(self.classnames)} classes in classnames.txt"
+                )
+            labels.append(label)
+        return labels
+
+    def captions(self) -> list[list[str]]:
+        """Captions of every sample, one per line of its txt member."""
+        out = []
+        for index, sample in self._samples(0, len(self)):
+            text = self._member(index, sample, ("txt",)).decode("utf-8", "replace")
+            captions = [line.strip() for line in text.splitlines() if line.strip()]
+            if not captions:
+                raise DataError(f"{index.path}: sample '{index.keys[sample]}' has no caption")
+            out.append(captions)
+        return out
+
+    def _samples(self, start: int, stop: int) -> Iterator[tuple[TarIndex, int]]:
+        first = 0
+        for index in self.indexes:
+            for sample in range(max(start - first, 0), min(stop - first, len(index))):
+                yield index, sample
+            first += len(index)
+
+    @staticmethod
+    def _member(index: TarIndex, sample: int, wanted: tuple[str, ...]) -> bytes:
+        found = index.member(sample, wanted)
+        if found is None or found[2] > _MAX_BYTES:
+            what = "no" if found is None else "an oversized"
+            raise DataError(f"{index.path}: sample '{index.keys[sample]}' has {what} .{'/.'.join(wanted)} member")
+        with open(index.path, "rb") as file:
+            return os.pread(file.fileno(), found[2], found[1])
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
+    """Open an evaluation set: <root>/<split>/*.tar, or <root>/<split>-*.tar where there is no such folder.
+
+    Raises:
+        DataError: The folder, its shards, its class names or its templates are missing.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"evaluation set '{root}': no such folder")
+    folder = root / split
+    if folder.is_dir():
+        number = folder / "nshards.txt"
+        paths = sorted(folder.glob("*.tar"))
+        if number.is_file() and number.read_text().strip().isdigit():
+            paths = [folder / f"{i}.tar" for i in range(int(number.read_text()))]
+    else:
+        paths = sorted(root.glob(f"{split}-*.tar"))
+    missing = [p for p in paths if not p.is_file()]
+    if not paths or missing:
+        raise DataError(f"evaluation set '{root}': {missing[0] if missing else f'no {split} shards'} not found")
+    indexes = load_indexes([str(p) for p in paths])
+    damaged = next((i for i in indexes if i.damage or not len(i)), None)
+    if damaged:
+        raise DataError(f"evaluation set '{root}': {damaged.path} is damaged: {damaged.damage or 'no samples'}")
+    kind_file = root / "dataset_type.txt"
+    kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
+    if kind == "retrieval":
+        return WdsFolder(root, kind, [], [], indexes)
+    names, templates = root / "classnames.txt", root / "zeroshot_classification_templates.txt"
+    for file in (names, templates):
+        if not file.is_file():
+            raise DataError(f"evaluation set '{root}': {file.name} is missing; write one line per entry")
+    return WdsFolder(root, "classification", _lines(names), _lines(templates), indexes)

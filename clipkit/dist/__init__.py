@@ -1,0 +1,7 @@
+"""Ranks: who am I, who are the others, and the few collectives whose gradients clipkit relies on.
+
+Lives here: `env.py` (rank and world size from torchrun, SLURM or nothing; no torch), `group.py`
+(the process group, and the side channel by which a failing rank ends the others), `collectives.py`
+(gather rows and sum over ranks, each with the backward that adds over ranks).
+Imports torch and `errors` only.
+"""

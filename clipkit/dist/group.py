@@ -1,0 +1,182 @@
+"""The process group, and a side channel that ends all ranks when one fails.
+
+A rank that raises while the others wait in a collective would leave them there until the time-out.
+Instead it writes its exit status to the store; a thread in every other rank reads it and exits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as torch_dist
+
+from clipkit.dist.env import RankEnv, read_env
+
+_POLL_S = 0.3
+_LINGER_S = 5.0
+
+
+@dataclass
+class World:
+    """This rank among the others.
+
+    Attributes:
+        rank: 0 .. world_size - 1.
+        world_size: Number of ranks.
+        local_rank: Rank within the node.
+        device: Where this rank computes.
+        store: Key-value store shared by all ranks; None for a single process.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: torch_dist.Store | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes logs and indexes."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            self.max_int(0)
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All-reduce in place by sum, without gradient."""
+        if self.world_size > 1:
+            torch_dist.all_reduce(tensor)
+        return tensor
+
+    def max_int(self, value: int) -> int:
+        """The largest `value` over ranks."""
+        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        if self.world_size > 1:
+            torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def broadcast_int(self, value: int) -> int:
+        """Rank 0's `value` on every rank."""
+        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        if self.world_size > 1:
+            torch_dist.broadcast(tensor, src=0)
+        return int(tensor)
+
+
+def pick_device(wanted: str, local_rank: int) -> torch.device:
+    """"auto": this rank's GPU where there is one, else the CPU."""
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")
+
+
+def setup(env: RankEnv | None = None, *, device: str = "auto", timeout_s: float = 600.0) -> World:
+    """Join the process group described by the environment (also of one process: DeepSpeed wants one).
+
+    Args:
+        env: Rank and meeting point; None reads the environment.
+        device: "auto", "cpu" or "cuda".
+        timeout_s: Seconds after which a collective fails.
+    """
+    env = env or read_env()
+    chosen = pick_device(device, env.local_rank)
+    timeout = timedelta(seconds=timeout_s)
+    os.environ["LOCAL_RANK"] = str(env.local_rank)
+    if env.world_size == 1:
+        store: torch_dist.Store = torch_dist.HashStore()
+    else:
+        os.environ.update(
+            RANK=str(env.rank), WORLD_SIZE=str(env.world_size),
+            MASTER_ADDR=env.master_addr, MASTER_PORT=str(env.master_port),
+        )  # fmt: skip
+        store, _, _ = next(torch_dist.rendezvous("env://", timeout=timeout))
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    torch_dist.init_process_group(
+        backend, store=torch_dist.PrefixStore("group", store), rank=env.rank,
+        world_size=env.world_size, timeout=timeout,
+    )  # fmt: skip
+    shared = None if env.world_size == 1 else torch_dist.PrefixStore("clipkit", store.clone())
+    return World(env.rank, env.world_size, env.local_rank, chosen, shared)
+
+
+def teardown() -> None:
+    """Leave the process group, if any."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+class AbortWatch:
+    """Ends this process when another rank has announced a failure, and announces this rank's own."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._stop = threading.Event()
+        if world.store is not None:
+            threading.Thread(target=self._poll, name="clipkit-abort-watch", daemon=True).start()
+
+    def _announced(self) -> int | None:
+        store = self._world.store
+        assert store is not None
+        if not store.check(["abort"]):
+            return None
+        return int(store.get("abort"))
+
+    def _poll(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            try:
+                status = self._announced()
+            except (RuntimeError, ValueError):  # the store left with its host: that rank has ended
+                return
+            if status is not None:
+                self._leave(status)
+
+    def _leave(self, status: int) -> None:
+        assert self._world.store is not None
+        try:
+            self._world.store.add("left", 1)
+        except RuntimeError:
+            pass
+        sys.stderr.flush()
+        os._exit(status)
+
+    def announce(self, status: int) -> None:
+        """Tell the other ranks to exit with `status`; the store's host waits until they have."""
+        self._stop.set()
+        store = self._world.store
+        if store is None:
+            return
+        try:
+            store.set("abort", str(status))
+            deadline = time.monotonic() + _LINGER_S
+            while store.add("left", 0) < self._world.world_size - 1 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        except RuntimeError:
+            pass
+
+    def follow(self) -> None:
+        """After a failed collective: if another rank announced a failure, exit as it did."""
+        store = self._world.store
+        if store is None:
+            return
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            try:
+                status = self._announced()
+            except (RuntimeError, ValueError):
+                return
+            if status is not None:
+                self._leave(status)
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()

@@ -1,0 +1,241 @@
+"""Config -> Run. The only reader of RunConfig; every part receives plain keyword arguments."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipkit.addons.base import AddOn
+from clipkit.checkpoint.files import write_text
+from clipkit.checkpoint.verify import newest_valid
+from clipkit.config.load import dump_config
+from clipkit.config.parts import build_part
+from clipkit.config.redact import redact
+from clipkit.config.schema import RunConfig
+from clipkit.data.loader import IndexedLoader
+from clipkit.data.order import Order
+from clipkit.data.samples import SampleReader
+from clipkit.data.shards import resolve_shards
+from clipkit.data.streaming import StreamingLoader
+from clipkit.data.transforms import TrainTransform
+from clipkit.dist.env import RankEnv
+from clipkit.dist.group import World
+from clipkit.engine.log import RunLog
+from clipkit.engine.preflight import load_all_indexes, run_folder
+from clipkit.engine.step import TrainStep
+from clipkit.engine.strategy import Strategy
+from clipkit.engine.strategy_torch import TorchStrategy
+from clipkit.engine.trainer import Run, resume
+from clipkit.errors import ConfigError
+from clipkit.eval.tasks import Evaluator
+from clipkit.optim.adamw import build_adamw
+from clipkit.optim.schedules import Schedule
+from clipkit.towers.arch import read_arch
+from clipkit.towers.build import Towers, build_towers, first_batch_norm, load_pretrained, lock_towers
+from clipkit.towers.dual import DualEncoder, FeatureEncoder
+
+Loader = IndexedLoader | StreamingLoader
+
+
+def model_cfg_of(config: RunConfig) -> dict[str, Any]:
+    """The open_clip model_cfg with the run's own initial temperature and bias."""
+    model_cfg = copy.deepcopy(read_arch(config.model.arch))
+    given = config.model.model_fields_set
+    if "init_logit_scale" in given or "init_logit_scale" not in model_cfg:
+        model_cfg["init_logit_scale"] = config.model.init_logit_scale
+    if "init_logit_bias" in given:
+        model_cfg["init_logit_bias"] = config.model.init_logit_bias
+    return model_cfg
+
+
+def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, Towers]:
+    """Towers with their weights, locked as asked, and the add-ons' heads; on the CPU (or the meta device)."""
+    m = config.model
+    torch.manual_seed(config.run.seed)
+    towers = build_towers(model_cfg_of(config), image_size=m.image_size, patch_dropout=m.patch_dropout)
+    if m.pretrained:
+        load_pretrained(towers.clip, m.pretrained)
+    lock_towers(towers.clip, m.lock, m.unlocked_groups)
+    if m.gradient_checkpointing:
+        towers.clip.set_grad_checkpointing(True)
+    heads: dict[str, nn.Module] = {}
+    for addon in addons:
+        heads.update(addon.heads())
+    precision = config.train.precision
+    model = DualEncoder(
+        towers.clip, mean=towers.mean, std=towers.std, heads=heads,
+        autocast=torch.bfloat16 if precision == "bf16" else None,
+    )  # fmt: skip
+    if m.freeze_batch_norm:
+        from open_clip.utils import freeze_batch_norm_2d
+
+        model.towers = freeze_batch_norm_2d(model.towers)
+    if precision == "pure_bf16":
+        for name, parameter in model.named_parameters():
+            if not name.endswith(("logit_scale", "logit_bias")):
+                parameter.data = parameter.data.bfloat16()
+    return model.train(), towers
+
+
+def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> str | None:
+    """Batch statistics make chunks and ranks inexact: refuse, or return a warning if allowed.
+
+    Raises:
+        ConfigError: Names the module and the remedies.
+    """
+    name = first_batch_norm(model)
+    local = config.train.global_batch_size // world_size
+    split = world_size > 1 or (config.train.chunk_size or local) < local
+    if name is None or not split:
+        return None
+    if config.train.batch_norm == "refuse":
+        raise ConfigError(
+            f"{name} uses batch statistics, which differ between chunks and ranks; set model.freeze_batch_norm=true, "
+            f"choose another model.arch, or accept inexact gradients with train.batch_norm=chunk"
+        )
+    return f"train.batch_norm=chunk: {name} sees one chunk at a time; gradients are not those of the global batch"
+
+
+def build_loader(config: RunConfig, towers: Towers, addons: list[AddOn], world: World, log: RunLog) -> Loader:
+    """The loader of this rank, at position 0.
+
+    Raises:
+        DataError: Shards are missing or too small.
+    """
+    d = config.data
+    hooks = [a.sample for a in addons if type(a).sample is not AddOn.sample]
+    reader = SampleReader(
+        TrainTransform(towers.image_size, d.crop_scale, d.crop_ratio, d.flip), d.image_keys, d.caption_keys,
+        d.limits.max_pixels, d.limits.max_bytes, hooks,
+    )  # fmt: skip
+    shards = resolve_shards(d.train, d.mode)
+    shared = {"rank": world.rank, "world_size": world.world_size, "workers": d.workers,
+              "max_bad_fraction": d.max_bad_fraction}  # fmt: skip
+    if d.mode == "streaming":
+        return StreamingLoader(
+            shards, reader, towers.tokenizer, seed=config.run.seed, buffer=d.shuffle_buffer,
+            global_batch_size=config.train.global_batch_size, **shared,
+        )  # fmt: skip
+    indexes, notes = load_all_indexes(shards)
+    for note in notes:
+        log.say(f"[yellow]{note}")
+    order = Order(
+        [len(i) for i in indexes], seed=config.run.seed, global_batch_size=config.train.global_batch_size,
+        streams=d.streams, window=d.window,
+    )  # fmt: skip
+    return IndexedLoader(indexes, order, reader, towers.tokenizer, **shared)
+
+
+def build_strategy(config: RunConfig, model: DualEncoder, world: World) -> Strategy:
+    """The optimizer, and the strategy that owns it."""
+    o = config.optim
+    optimizer = build_adamw(
+        model, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay
+    )
+    if config.engine.strategy == "torch":
+        return TorchStrategy(model, optimizer, world, clip_norm=o.gradient_clip_norm)
+    from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
+
+    return DeepSpeedStrategy(
+        model, optimizer, world, zero_stage=config.engine.zero_stage, clip_norm=o.gradient_clip_norm,
+        local_batch=config.train.global_batch_size // world.world_size, overrides=config.deepspeed,
+    )  # fmt: skip
+
+
+def build_losses(config: RunConfig) -> list[tuple[nn.Module, float]]:
+    """(loss, weight) in order."""
+    return [
+        (build_part("losses", spec, extensions=config.extensions, drop=("weight",)), float(spec["weight"]))
+        for spec in config.loss
+    ]
+
+
+def build_addons(config: RunConfig) -> list[AddOn]:
+    """Add-ons in order."""
+    return [build_part("addons", spec, extensions=config.extensions) for spec in config.addons]
+
+
+def build_evaluators(config: RunConfig) -> list[Evaluator]:
+    """Evaluation tasks in order."""
+    return [
+        build_part("eval", spec, config.data.eval[spec["data"]], spec["name"], extensions=config.extensions,
+                   drop=("data", "name"))
+        for spec in config.eval.tasks
+    ]  # fmt: skip
+
+
+def set_threads(config: RunConfig, env: RankEnv) -> None:
+    """CPU threads of this rank: its share of the node's cores, unless set."""
+    share = max(1, len(os.sched_getaffinity(0)) // env.local_world_size)
+    torch.set_num_threads(config.train.threads or share)
+
+
+def total_steps_of(config: RunConfig, loader: Loader) -> int:
+    """train.total_steps, or train.epochs in steps."""
+    if config.train.total_steps is not None:
+        return config.train.total_steps
+    assert config.train.epochs is not None and loader.batches_per_epoch is not None
+    return max(1, math.ceil(config.train.epochs * loader.batches_per_epoch))
+
+
+def build_run(config: RunConfig, world: World) -> Run:
+    """Build every part and, with run.resume=auto, continue from the newest valid checkpoint.
+
+    Raises:
+        ClipkitError: The config does not fit the model, the data or the checkpoint.
+    """
+    folder = run_folder(config)
+    newest, skipped = newest_valid(folder) if config.run.resume == "auto" else (None, [])
+    addons = build_addons(config)
+    model, towers = build_model(config, addons)
+    warning = check_batch_norm(model, config, world.world_size)
+    model.to(world.device)
+    evaluators = build_evaluators(config)
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+    world.barrier()
+    resume_step = 0 if newest is None else int(newest.name.removeprefix("step_"))
+    log = _build_log(config, folder, world, resume_step)
+    loader = build_loader(config, towers, addons, world, log)
+    log.total_steps = total = total_steps_of(config, loader)
+    strategy = build_strategy(config, model, world)
+    o, t = config.optim, config.train
+    step = TrainStep(
+        strategy, build_losses(config), addons, chunk_size=t.chunk_size, seed=config.run.seed,
+        max_log_logit_scale=math.log(o.max_logit_scale),
+    )  # fmt: skip
+    for addon in addons:
+        addon.start(strategy)
+    run = Run(
+        folder=folder, world=world, strategy=strategy, train_step=step, loader=loader, addons=addons,
+        schedule=Schedule(o.schedule, o.lr, o.min_lr, o.warmup_steps, total, o.decay_steps),
+        evaluators=evaluators, model_config=towers.config, log=log, total_steps=total,
+        encoder=FeatureEncoder(strategy.forward, towers.preprocess, towers.tokenizer, world.device),
+        global_batch_size=t.global_batch_size, log_every=config.log.every, eval_every=config.eval.every,
+        save_every=config.checkpoint.every, keep=config.checkpoint.keep,
+    )  # fmt: skip
+    for text in [*([warning] if warning else []), *skipped]:
+        log.say(f"[yellow]{text}")
+    if newest is not None:
+        resume(run, newest)
+        log.say(f"resumed from {newest}")
+    if world.is_main:
+        import yaml
+
+        complete = redact(yaml.safe_load(dump_config(config)))
+        write_text(folder / "config.yaml", yaml.safe_dump(complete, sort_keys=False, allow_unicode=True))
+    return run
+
+
+def _build_log(config: RunConfig, folder: Path, world: World, resume_step: int) -> RunLog:
+    return RunLog(
+        folder, main=world.is_main, progress=config.log.progress, wandb_mode=config.log.wandb,
+        project=config.log.wandb_project, name=config.run.name, config=config.model_dump(mode="json"),
+        resume_step=resume_step,
+    )  # fmt: skip

@@ -1,0 +1,160 @@
+"""Mistakes found in a second, before torch is imported: settings, files, arithmetic, the run folder.
+
+Nothing here may import torch, directly or through a room's module.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from clipkit.checkpoint.verify import newest_valid, read_json
+from clipkit.config.schema import RunConfig
+from clipkit.data.shards import is_url, resolve_shards
+from clipkit.data.tar_index import TarIndex, load_index
+from clipkit.dist.env import read_env
+from clipkit.errors import CheckpointError, ConfigError, DataError
+from clipkit.towers.arch import read_arch
+
+_REFUSED = {  # package: (first version without the hole, what the hole is)
+    "torch": ("2.6", "CVE-2025-32434: loading weights could run code"),
+    "deepspeed": ("0.15.1", "CVE-2024-43497: remote code execution"),
+    "pillow": ("12.3", "PYSEC-2026-2253: crafted images"),
+}
+_WARNED = {"torch": ("2.10", "CVE-2026-24747: heap corruption when loading weights")}
+
+
+def _older(package: str, bound: str) -> str | None:
+    """The installed version if it is older than `bound`."""
+    try:
+        installed = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    numbers = [[int(x) for x in v.split("+")[0].split(".")[:3] if x.isdigit()] for v in (installed, bound)]
+    return installed if numbers[0] < numbers[1] else None
+
+
+def check_versions() -> list[str]:
+    """Warnings about installed packages with known holes.
+
+    Raises:
+        ConfigError: A package so old that it must not touch foreign files.
+    """
+    for package, (bound, hole) in _REFUSED.items():
+        if old := _older(package, bound):
+            raise ConfigError(f"{package} {old} is unsafe ({hole}); pip install '{package}>={bound}'")
+    return [
+        f"{package} {old} has a known hole ({hole}); {package}>={bound} is safer"
+        for package, (bound, hole) in _WARNED.items()
+        if (old := _older(package, bound))
+    ]
+
+
+def preflight(config: RunConfig) -> list[str]:
+    """Check everything that needs neither torch nor a full pass over the data. Returns warnings.
+
+    Raises:
+        ClipkitError: The first problem found.
+    """
+    warnings = check_versions()
+    env = read_env()
+    size = config.train.global_batch_size
+    if size % env.world_size:
+        raise ConfigError(
+            f"train.global_batch_size={size} is not divisible by the world size {env.world_size}; "
+            f"use a multiple of {env.world_size}"
+        )
+    model_cfg = read_arch(config.model.arch)
+    if config.model.pretrained and (os.sep in config.model.pretrained) and not Path(config.model.pretrained).is_file():
+        raise ConfigError(f"model.pretrained: no such file: {config.model.pretrained}")
+    for name, folder in config.data.eval.items():
+        if not Path(folder).is_dir():
+            raise DataError(f"data.eval.{name}: '{folder}': no such folder")
+    check_shards(config)
+    check_run_folder(config, model_cfg)
+    return warnings
+
+
+def check_shards(config: RunConfig) -> None:
+    """Shards exist, hold images and captions, and suffice for one global batch; stops reading as soon as that is known.
+
+    Raises:
+        DataError: Names the shard, the member or the count.
+    """
+    data = config.data
+    paths = [p for p in resolve_shards(data.train, data.mode) if not is_url(p)]
+    if data.mode == "streaming" and not paths:
+        return
+    count, members, damaged = 0, Counter[str](), []
+    for path in paths:
+        index = load_index(path)
+        count += len(index)
+        members.update(index.extensions)
+        if index.damage and not len(index):
+            damaged.append(f"{path} ({index.damage})")
+        has_both = all(any(k in members for k in keys) for keys in (data.image_keys, data.caption_keys))
+        if count >= config.train.global_batch_size and has_both:
+            return
+    if not count:
+        raise DataError(f"data.train: no sample in {len(paths)} shards; first: {damaged[0] if damaged else paths[0]}")
+    for what, keys in (("image", data.image_keys), ("caption", data.caption_keys)):
+        if not any(k in members for k in keys):
+            found = ", ".join(f".{k}" for k, _ in members.most_common(6))
+            raise DataError(f"data.{what}_keys={list(keys)}: no sample has such a member; the shards hold {found}")
+    if data.mode == "indexed" and count < config.train.global_batch_size:
+        raise DataError(
+            f"data.train holds {count} samples, fewer than one global batch of {config.train.global_batch_size}; "
+            f"lower train.global_batch_size or add shards"
+        )
+
+
+def run_folder(config: RunConfig) -> Path:
+    """<run.dir>/<run.name>."""
+    return Path(config.run.dir) / config.run.name
+
+
+def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
+    """A new run needs a free name; a resumed one a checkpoint of the same architecture.
+
+    Raises:
+        ConfigError: The folder holds a run and run.resume is none.
+        CheckpointError: The newest valid checkpoint is of another architecture, or none is valid.
+    """
+    folder = run_folder(config)
+    if not (folder / "config.yaml").exists():
+        return
+    if config.run.resume == "none":
+        raise ConfigError(f"{folder} already holds a run; set run.resume=auto to go on, or another run.name")
+    newest, skipped = newest_valid(folder)
+    if newest is None:
+        if skipped:
+            raise CheckpointError(f"{folder}: no checkpoint is valid ({skipped[0]}); restore one or set another run.name")
+        return
+    saved = read_json(newest / "open_clip_config.json")["model_cfg"]
+    for key, value in model_cfg.items():
+        if saved.get(key) != value and not _same_section(saved.get(key), value, config):
+            raise CheckpointError(
+                f"{newest} holds another architecture ('{key}' differs from {config.model.arch}); "
+                f"restore model.arch or set another run.name"
+            )
+
+
+def _same_section(saved: Any, wanted: Any, config: RunConfig) -> bool:
+    """Equal but for what clipkit itself writes into a section (image size)."""
+    if not isinstance(saved, dict) or not isinstance(wanted, dict):
+        return False
+    own = {"image_size"} if config.model.image_size else set()
+    keys = (set(saved) | set(wanted)) - own
+    return all(saved.get(k) == wanted.get(k) for k in keys)
+
+
+def load_all_indexes(paths: list[str]) -> tuple[list[TarIndex], list[str]]:
+    """Indexes of all shards, and a warning for each damaged one."""
+    from clipkit.data.tar_index import load_indexes
+
+    indexes = load_indexes(paths)
+    notes = [f"{i.path}: {i.damage}; {len(i)} samples before it are used" for i in indexes if i.damage]
+    return indexes, notes

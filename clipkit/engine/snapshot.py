@@ -1,0 +1,90 @@
+"""A run as a checkpoint and back: what the strategy, the add-ons and the model own, by name and range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipkit.addons.base import AddOn
+from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.write import Slice
+from clipkit.engine.strategy import Strategy
+from clipkit.errors import CheckpointError
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to a state dict, by full name."""
+    named = {}
+    for prefix, child in module.named_modules():
+        for name, buffer in child._buffers.items():
+            if buffer is not None and name not in child._non_persistent_buffers_set:
+                named[f"{prefix}.{name}" if prefix else name] = buffer
+    return named
+
+
+def _stored(data: Tensor) -> Tensor:
+    """Weights and moments are kept in fp32 (fp64 stays)."""
+    return data.float() if data.dtype in (torch.bfloat16, torch.float16) else data
+
+
+def slices(strategy: Strategy, addons: list[AddOn]) -> Iterator[Slice]:
+    """Everything this rank owns; over all ranks, every element exactly once."""
+    world = strategy.world
+    shapes = {}
+    for f in strategy.fragments():
+        shapes[f.name] = f.shape
+        low, length = f.share(world.rank, world.world_size)
+        for kind, tensor in (("weight", f.master), *f.moments.items()):
+            yield Slice(kind, f.name, f.shape, f.start + low, _stored(tensor[low : low + length]))
+    for i, addon in enumerate(addons):
+        for name, start, tensor in addon.sharded_state():
+            yield Slice("addon", f"{i}/{name}", shapes[name], start, tensor)
+        if world.is_main:
+            for name, tensor in _tensors(addon.state_dict()).items():
+                yield Slice("addon", f"{i}/state/{name}", tuple(tensor.shape), 0, tensor.reshape(-1))
+    if world.is_main:
+        for name, buffer in persistent_buffers(strategy.model).items():
+            yield Slice("buffer", name, tuple(buffer.shape), 0, buffer.reshape(-1))
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def addon_scalars(addons: list[AddOn]) -> list[dict[str, Any]]:
+    """The JSON part of the add-ons' state, in order."""
+    return [{k: v for k, v in a.state_dict().items() if not isinstance(v, Tensor)} for a in addons]
+
+
+def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> CheckpointReader:
+    """Load weights, moments, buffers and add-on state of a verified checkpoint into a run of any layout.
+
+    Raises:
+        CheckpointError: The checkpoint belongs to another model or other add-ons.
+    """
+    reader = CheckpointReader(folder)
+    for f in strategy.fragments():
+        if reader.shape("weight", f.name) != f.shape:
+            raise CheckpointError(f"{folder}: '{f.name}' has shape {reader.shape('weight', f.name)}, not {f.shape}")
+        stop = f.start + f.master.numel()
+        f.master.copy_(reader.read("weight", f.name, f.start, stop))
+        for kind, moment in f.moments.items():
+            moment.copy_(reader.read(kind, f.name, f.start, stop))
+    for name, buffer in persistent_buffers(strategy.model).items():
+        buffer.copy_(reader.full("buffer", name))
+    strategy.refresh_weights()
+    strategy.restore_optimizer(int(reader.state["optimizer_steps"]))
+    saved = reader.state.get("addons", [])
+    if len(saved) != len(addons):
+        raise CheckpointError(f"{folder} was saved with {len(saved)} add-ons, this run has {len(addons)}")
+    for i, addon in enumerate(addons):
+        for name, start, tensor in addon.sharded_state():
+            tensor.copy_(reader.read("addon", f"{i}/{name}", start, start + tensor.numel()))
+        prefix = f"{i}/state/"
+        names = [n for n in reader.names("addon") if n.startswith(prefix)]
+        addon.load_state_dict({**saved[i], **{n[len(prefix) :]: reader.full("addon", n) for n in names}})
+    return reader

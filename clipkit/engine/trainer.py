@@ -1,0 +1,141 @@
+"""The loop: step, then log, evaluate and save when due."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipkit.addons.base import AddOn
+from clipkit.checkpoint.files import write_text
+from clipkit.checkpoint.write import write_checkpoint
+from clipkit.data.loader import IndexedLoader
+from clipkit.data.streaming import StreamingLoader
+from clipkit.dist.group import World
+from clipkit.engine.log import RunLog
+from clipkit.engine.preemption import StopSignal
+from clipkit.engine.snapshot import addon_scalars, restore, slices
+from clipkit.engine.step import StepResult, TrainStep
+from clipkit.engine.strategy import Strategy
+from clipkit.eval.base import EvalResult
+from clipkit.eval.tasks import Evaluator
+from clipkit.optim.schedules import Schedule
+from clipkit.towers.dual import FeatureEncoder
+
+
+@dataclass
+class Run:
+    """Everything `fit` needs, built by `engine/build.py`."""
+
+    folder: Path
+    world: World
+    strategy: Strategy
+    train_step: TrainStep
+    loader: IndexedLoader | StreamingLoader
+    schedule: Schedule
+    addons: list[AddOn]
+    evaluators: list[Evaluator]
+    encoder: FeatureEncoder
+    model_config: dict[str, Any]
+    log: RunLog
+    total_steps: int
+    global_batch_size: int
+    log_every: int = 1
+    eval_every: int = 0
+    save_every: int = 0
+    keep: int = 2
+    step: int = 0
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def fit(run: Run) -> str:
+    """Train to `total_steps` or until asked to stop. Returns "done" or "preempted"."""
+    batches = iter(run.loader)
+    begin, seen_before = time.perf_counter(), run.step
+    with StopSignal() as signals, run.log.live(run.step):
+        while run.step < run.total_steps:
+            batch = next(batches)
+            result = run.train_step(batch, run.step, run.schedule(run.step), stop=signals.received)
+            run.step += 1
+            last = run.step == run.total_steps or result.stop
+            rate = (run.step - seen_before) * run.global_batch_size / (time.perf_counter() - begin)
+            report(run, result, rate)
+            if due(run.eval_every, run.step) or (last and not result.stop):
+                evaluate(run)
+            if due(run.save_every, run.step) or last:
+                save(run)
+            if result.stop:
+                run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
+                return "preempted"
+    if run.loader.bad.total:
+        run.log.say(f"[yellow]this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
+    return "done"
+
+
+def due(every: int, step: int) -> bool:
+    """Whether something that happens every `every` steps happens after `step`."""
+    return bool(every) and step % every == 0
+
+
+def report(run: Run, result: StepResult, rate: float) -> None:
+    """Progress line and metrics of one step."""
+    text = f"loss {result.loss:.3f}  scale {result.logit_scale:.1f}  {rate:.0f} samples/s"
+    run.log.tick(run.step, text if result.applied else f"{text}  SKIPPED (not finite)")
+    if not result.applied:
+        run.log.say(f"[yellow]step {run.step}: loss or gradient not finite; all ranks skipped this batch")
+    if due(run.log_every, run.step) or not result.applied:
+        terms = {f"train/{name}": value for name, value in result.terms.items()}
+        run.log.metrics(
+            run.step,
+            {
+                "train/loss": result.loss, **terms, "train/lr": run.schedule(result.step),
+                "train/logit_scale": result.logit_scale, "train/grad_norm": result.grad_norm,
+                "train/samples_per_s": rate, "train/samples_seen": run.step * run.global_batch_size,
+                "train/ids": result.ids_checksum, "train/skipped": int(not result.applied),
+                "train/bad_samples": run.loader.bad.total,
+            },
+        )  # fmt: skip
+
+
+def evaluate(run: Run) -> None:
+    """Run every evaluator on all ranks through the strategy; logs eval/<name>/<metric>."""
+    model = run.strategy.model
+    training = model.training
+    model.eval()
+    results: list[EvalResult] = []
+    for evaluator in run.evaluators:
+        results.append(evaluator.run(run.encoder, run.world))
+    model.train(training)
+    if results:
+        run.results = {r.dataset: r.metrics for r in results}
+        values = {f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()}
+        run.log.metrics(run.step, values)
+        if run.world.is_main:
+            text = json.dumps({r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1)
+            write_text(run.folder / "results.json", text)
+
+
+def save(run: Run) -> Path:
+    """Write a checkpoint of everything a resumed run needs."""
+    state = {
+        "step": run.step,
+        "samples_seen": run.step * run.global_batch_size,
+        "optimizer_steps": run.strategy.optimizer_steps(),
+        "loader": {**run.loader.state_dict(), "step": run.step},
+        "addons": addon_scalars(run.addons),
+        "results": run.results,
+    }
+    return write_checkpoint(
+        run.folder, run.step, slices=slices(run.strategy, run.addons), state=state,
+        model_config=run.model_config, world=run.world, keep=run.keep,
+    )  # fmt: skip
+
+
+def resume(run: Run, folder: Path) -> None:
+    """Continue from a verified checkpoint."""
+    reader = restore(folder, run.strategy, run.addons)
+    run.loader.load_state_dict(reader.state["loader"])
+    run.step = int(reader.state["step"])
+    run.results = reader.state.get("results", {})

@@ -1,0 +1,38 @@
+"""Tokenizers of open_clip, chosen from the model config as open_clip chooses them for an export."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from torch import Tensor
+
+from clipkit.errors import ConfigError
+
+
+def build_tokenizer(model_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    """Return list of str -> (n, context_length) int64.
+
+    Raises:
+        ConfigError: The tokenizer's files are not on this machine and cannot be fetched.
+    """
+    text_cfg = model_cfg["text_cfg"]
+    name = text_cfg.get("hf_tokenizer_name")
+    if name:
+        try:
+            return open_clip.tokenizer.HFTokenizer(
+                name,
+                context_length=text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+                tokenizer_mode=text_cfg.get("tokenizer_mode"),
+                **text_cfg.get("tokenizer_kwargs", {}),
+            )
+        except (OSError, ImportError, ValueError) as error:
+            raise ConfigError(f"tokenizer '{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        text = json.dumps({"model_cfg": {"text_cfg": text_cfg}})
+        (Path(folder) / "open_clip_config.json").write_text(text, encoding="utf-8")
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
