@@ -137,13 +137,9 @@ class TrainStep:
         size = self.chunk_size or batch.num_samples
         return [batch.rows(i, min(i + size, batch.num_samples)) for i in range(0, batch.num_samples, size)]
 
-    def _seed_chunk(self, step: int, number: int, count: int) -> None:
-        key = f"{self.seed}/{step}/{self.world.rank * count + number}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big"))
-
     def _forward(self, chunk: Batch, step: int, number: int, count: int, *, last: bool) -> Outputs:
         chunk = chunk.to(self.world.device)
-        self._seed_chunk(step, number, count)
+        torch.manual_seed(chunk_seed(self.seed, step, self.world.rank * count + number))
         return self.strategy.forward(chunk, last=last)
 
     def _encode(self, chunks: list[Batch], step: int) -> _Cached:
@@ -213,6 +209,12 @@ class TrainStep:
             out = self._forward(chunks[k], step, k, count, last=k == count - 2)
             rows = slice(bounds[k], bounds[k + 1])
             self.strategy.backward(_surrogate(out, cached.leaves, rows, scalars=False), last=k == count - 2)
+
+
+def chunk_seed(seed: int, step: int, chunk: int) -> int:
+    """Seed of a chunk's randomness; `chunk` counts over all ranks, so that every chunk has its own."""
+    key = f"{seed}/{step}/{chunk}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
 
 
 def _leaf(parts: list[Tensor]) -> Tensor:
