@@ -1,0 +1,163 @@
+"""What a rank runs in the strategies' tests."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.verify import find_checkpoint
+from clipkit.checkpoint.write import write_checkpoint
+from clipkit.dist.group import World
+from clipkit.engine.snapshot import restore, slices
+from clipkit.engine.strategy import Strategy
+from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
+from tests.engine.cells import (
+    GLOBAL_BATCH, build_strategy, close, full_model_state, local_rows, train_step_for, weights_and_moments,
+)  # fmt: skip
+from tests.tiny_model import tiny_batch, tiny_model
+
+MAX_SCALE = math.log(100)
+
+
+def _model(precision: str, **kwargs: Any) -> Any:
+    return tiny_model(autocast=torch.bfloat16 if precision == "bf16" else None, **kwargs)
+
+
+def _train(strategy: Strategy, world: World, first: int, last: int, chunk_size: int | None = 4) -> list[float]:
+    step = train_step_for(strategy, chunk_size)
+    batches = [local_rows(world, tiny_batch(GLOBAL_BATCH, seed=10 + i)) for i in range(first, last)]
+    return [step(b, first + i, 1e-2).loss for i, b in enumerate(batches)]
+
+
+def embed_after_training(world: World, kind: str | int, precision: str) -> torch.Tensor:
+    """Image and text features of a fixed batch after two steps, in eval mode through the strategy."""
+    strategy = build_strategy(_model(precision), world, kind)
+    _train(strategy, world, 0, 2)
+    strategy.model.eval()
+    with torch.no_grad():
+        out = strategy.forward(tiny_batch(4, seed=99))
+    features = torch.cat([out.embeddings["image"], out.embeddings["text"]])[:, 0].clone()
+    close(strategy)
+    return features
+
+
+def clamp_a_driven_scale(world: World, kind: str | int, precision: str) -> dict[str, float]:
+    """logit_scale starts just below the bound and is pushed over it; master, working copy and forward."""
+    model = _model(precision)
+    with torch.no_grad():
+        model.towers.logit_scale.fill_(MAX_SCALE - 1e-4)
+    strategy = build_strategy(model, world, kind)
+    step = train_step_for(strategy, None)
+    aligned = local_rows(world, tiny_batch(GLOBAL_BATCH))
+    clamp = strategy.clamp_
+
+    def watched(name: str, maximum: float) -> None:
+        for f in strategy.fragments(only=name):
+            f.master.fill_(MAX_SCALE + 0.5)  # what an optimizer step may do to it
+        strategy.refresh_weights(only=name)
+        clamp(name, maximum)
+
+    strategy.clamp_ = watched  # type: ignore[method-assign]
+    result = step(aligned, 0, 1e-2)
+    strategy.model.eval()
+    with torch.no_grad():
+        forward = strategy.forward(tiny_batch(2)).logit_scale.item()
+    masters = [float(f.master.max()) for f in strategy.fragments(only="towers.logit_scale") if f.master.numel()]
+    working = full_model_state(strategy)["towers.logit_scale"].item()
+    close(strategy)
+    return {"master": max(masters, default=MAX_SCALE), "working": working, "forward": forward, "applied": result.applied}
+
+
+def skip_a_bad_chunk(world: World, kind: str | int, precision: str) -> dict[str, Any]:
+    """NaN pixels in one chunk of one rank, after two good steps."""
+    strategy = build_strategy(_model(precision), world, kind)
+    _train(strategy, world, 0, 2)
+    before, working = weights_and_moments(strategy), full_model_state(strategy)
+    steps = strategy.optimizer_steps()
+    batch = local_rows(world, tiny_batch(GLOBAL_BATCH, seed=55))
+    images = batch.images["image"].float() / 255
+    if world.rank == world.world_size - 1:
+        images[5] = float("nan")
+    result = train_step_for(strategy, 4)(batch._replace(images={"image": images}), 2, 1e-2)
+    after, working_after = weights_and_moments(strategy), full_model_state(strategy)
+    untouched = all(torch.equal(before[k], after[k]) for k in before)
+    untouched &= all(torch.equal(working[k], working_after[k]) for k in working)
+    resumed = _train(strategy, world, 3, 4)
+    answer = {"applied": result.applied, "untouched": untouched, "steps": (steps, strategy.optimizer_steps()), "next": resumed}
+    close(strategy)
+    return answer
+
+
+def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:
+    """The loss is finite, a tower's backward is not: found by the optimizer step, skipped by all ranks."""
+    strategy = build_strategy(_model("fp32"), world, kind)
+    _train(strategy, world, 0, 1)
+    before = weights_and_moments(strategy)
+    if world.rank == 0:
+        handle = strategy.model.towers.visual.ln_post.register_full_backward_hook(
+            lambda module, grads_in, grads_out: tuple(g * float("inf") for g in grads_in)
+        )
+    result = train_step_for(strategy, 4)(local_rows(world, tiny_batch(GLOBAL_BATCH, seed=56)), 1, 1e-2)
+    if world.rank == 0:
+        handle.remove()
+    after = weights_and_moments(strategy)
+    untouched = all(torch.equal(before[k], after[k]) for k in before)
+    resumed = _train(strategy, world, 2, 3)
+    close(strategy)
+    return {"applied": result.applied, "untouched": untouched, "next": resumed}
+
+
+def train_and_save(world: World, kind: str | int, folder: str, steps: int, more: int) -> dict[str, Any]:
+    """Train, save at `steps`, go on for `more`; the later losses and the final weights."""
+    strategy = build_strategy(_model("fp32"), world, kind)
+    _train(strategy, world, 0, steps)
+    save(world, strategy, folder, steps)
+    reference = _deepspeed_full_state(strategy)
+    losses = _train(strategy, world, steps, steps + more)
+    weights = full_model_state(strategy)
+    close(strategy)
+    return {"losses": losses, "weights": weights, "deepspeed": reference}
+
+
+def save(world: World, strategy: Strategy, folder: str, step: int) -> None:
+    """A checkpoint with the least a run's state needs."""
+    state = {"step": step, "optimizer_steps": strategy.optimizer_steps(), "addons": []}
+    write_checkpoint(folder, step, slices=slices(strategy, []), state=state, model_config={}, world=world)
+
+
+def _deepspeed_full_state(strategy: Strategy) -> dict[str, torch.Tensor]:
+    """Weights and moments as DeepSpeed itself assembles them (stages 1 to 3)."""
+    if not isinstance(strategy, DeepSpeedStrategy) or strategy.stage == 0:
+        return {}
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if strategy.stage < 3:  # DeepSpeed links the moments of the first group only
+        strategy._engine.optimizer._hp_optimizer_states_linked = False
+        strategy._engine.optimizer._lazy_init_hp_params_optimizer_state()
+    found = {}
+    for name, parameter in strategy.model.named_parameters():
+        found[f"weight/{name}"] = safe_get_full_fp32_param(parameter).clone()
+        for key in ("exp_avg", "exp_avg_sq"):
+            found[f"{key}/{name}"] = safe_get_full_optimizer_state(parameter, key).clone()
+    return found
+
+
+def load_and_train(world: World, kind: str | int, folder: str, steps: int, more: int) -> dict[str, Any]:
+    """Start from other weights, restore, go on."""
+    strategy = build_strategy(_model("fp32", seed=123), world, kind)
+    restore(find_checkpoint(folder), strategy, [])
+    losses = _train(strategy, world, steps, steps + more)
+    weights = full_model_state(strategy)
+    decay = {g["name"]: g["weight_decay"] for g in strategy.optimizer.param_groups}
+    close(strategy)
+    return {"losses": losses, "weights": weights, "decay": decay}
+
+
+def read_all(folder: str) -> dict[str, torch.Tensor]:
+    """Every weight and moment of a checkpoint."""
+    reader = CheckpointReader(find_checkpoint(Path(folder)))
+    return {f"{k}/{n}": reader.full(k, n) for k in ("weight", "exp_avg", "exp_avg_sq") for n in reader.names(k)}

@@ -1,0 +1,55 @@
+"""Every strategy and ZeRO stage behaves alike: evaluation, clamp, skipped batches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.engine import strategy_cells as cells
+
+KINDS = ["torch", 0, 1, 2, 3]
+PRECISIONS = ["fp32", "bf16"]
+
+
+@pytest.fixture(scope="module")
+def zero0(ranks):  # type: ignore[no-untyped-def]
+    return {p: ranks(2).run(cells.embed_after_training, 0, p)[0] for p in PRECISIONS}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["torch", 1, 2, 3])
+def test_evaluation_in_training_equals_zero0(kind, precision: str, zero0, ranks) -> None:  # type: ignore[no-untyped-def]
+    found = ranks(2).run(cells.embed_after_training, kind, precision)
+    tolerance = 1e-5 if precision == "fp32" else 2e-2
+    for features in found:
+        torch.testing.assert_close(features, zero0[precision], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_driven_logit_scale_is_clamped(kind, precision: str, ranks) -> None:  # type: ignore[no-untyped-def]
+    for found in ranks(2).run(cells.clamp_a_driven_scale, kind, precision):
+        assert found["applied"]
+        assert found["master"] == pytest.approx(math.log(100), abs=1e-6)
+        assert found["working"] == pytest.approx(math.log(100), abs=1e-6)
+        assert found["forward"] == pytest.approx(100.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_in_one_chunk_of_one_rank_changes_nothing(kind, precision: str, ranks) -> None:  # type: ignore[no-untyped-def]
+    for found in ranks(2).run(cells.skip_a_bad_chunk, kind, precision):
+        assert not found["applied"]
+        assert found["untouched"]
+        assert found["steps"] == (2, 3)
+        assert math.isfinite(found["next"][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_infinity_in_the_replay_changes_nothing(kind, ranks) -> None:  # type: ignore[no-untyped-def]
+    for found in ranks(2).run(cells.overflow_in_the_replay, kind):
+        assert not found["applied"]
+        assert found["untouched"]
+        assert math.isfinite(found["next"][0])
