@@ -26,7 +26,8 @@ from clipkit.errors import CheckpointError, DataError
 
 _OPEN_FILES = 64
 _MAX_ATTEMPTS = 64
-Delivered = tuple[Batch, list[tuple[str, str]]]
+# A worker hands its DataError over: raised there, it would arrive wrapped in the worker's traceback.
+Delivered = tuple[Batch | DataError, list[tuple[str, str]]]
 
 
 class _Batches(Dataset[Delivered]):
@@ -43,9 +44,13 @@ class _Batches(Dataset[Delivered]):
     def __getitem__(self, step: int) -> Delivered:
         bad: list[tuple[str, str]] = []
         epoch, places = self.order.line_positions(step, self.rows)
-        samples = [
-            self._sample(epoch, int(place), step, self.rows.start + i, bad) for i, place in enumerate(places)
-        ]
+        try:
+            samples = [
+                self._sample(epoch, int(place), step, self.rows.start + i, bad)
+                for i, place in enumerate(places)
+            ]
+        except DataError as error:
+            return error, bad
         return collate(samples, self.tokenizer), bad
 
     def _sample(self, epoch: int, place: int, step: int, row: int, bad: list[tuple[str, str]]) -> Sample:
@@ -129,6 +134,8 @@ class IndexedLoader:
             pin_memory=torch.cuda.is_available(),
         )
         for batch, bad in loader:
+            if isinstance(batch, DataError):
+                raise batch
             self.bad.add(batch.num_samples, bad)
             self.step += 1
             yield batch

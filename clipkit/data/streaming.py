@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +40,12 @@ class _ShardStream(IterableDataset[Delivered]):
         self.local_batch, self.buffer, self.start = local_batch, buffer, start
 
     def __iter__(self) -> Iterator[Delivered]:
+        try:
+            yield from self._batches()
+        except DataError as error:
+            yield error, []
+
+    def _batches(self) -> Iterator[Delivered]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
@@ -84,9 +91,13 @@ class _ShardStream(IterableDataset[Delivered]):
                 wds.shuffle(self.buffer, initial=self.buffer, rng=random.Random(f"{self.seed}:{number}:{part}")),
             )
             found = False
-            for raw in pipeline:
-                found = True
-                yield raw
+            try:
+                for raw in pipeline:
+                    found = True
+                    yield raw
+            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise DataError(f"a streamed shard cannot be read: {reason}; replace it") from None
             if not found:
                 raise DataError(f"no sample in {mine[0] if mine else 'an empty shard list'}; check the shards")
             number += 1
@@ -152,6 +163,8 @@ class StreamingLoader:
         if self.workers:  # the DataLoader deals round-robin from worker 0; begin where the run stopped
             batches = _rotated(batches, self.step % self.workers, self.workers)
         for batch, bad in batches:
+            if isinstance(batch, DataError):
+                raise batch
             self.bad.add(batch.num_samples, bad)
             self.step += 1
             yield batch

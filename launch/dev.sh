@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# What an engineer runs in between: format | lint | types | test | check.
+set -euo pipefail
+EXTRAS="${EXTRAS:-dev}"
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$ROOT"
+BIN="$(dirname "$PYTHON")"
+
+case "${1:-}" in
+  format)
+    "$BIN/ruff" format clipkit data_tools tests
+    "$BIN/ruff" check --fix clipkit data_tools tests
+    ;;
+  lint)
+    "$BIN/ruff" format --check clipkit data_tools tests
+    "$BIN/ruff" check clipkit data_tools tests
+    "$BIN/lint-imports"
+    "$BIN/shellcheck" -x launch/*.sh launch/*.sbatch .ci/run
+    ;;
+  types) "$BIN/mypy" ;;
+  test) exec bash launch/test.sh "${@:2}" ;;
+  check)
+    bash launch/dev.sh lint
+    bash launch/dev.sh types
+    exec bash launch/test.sh
+    ;;
+  *)
+    echo "usage: launch/dev.sh format|lint|types|test|check" >&2
+    exit 2
+    ;;
+esac
