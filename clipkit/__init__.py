@@ -7,10 +7,11 @@ Rooms, lowest layer first; a room imports only rooms of lower layers (setup.cfg,
     contracts                                                   Batch, Outputs, Features, Pair: what walks between rooms
     towers  losses  data  retrieval  optim  checkpoint
     addons  eval
-    engine  load
+    engine  loading
     cli
 
-`clipkit.load` and `clipkit.export` are imported on first use, so `import clipkit` is instant.
+`clipkit.load` and `clipkit.export` are imported on first use, so `import clipkit` is instant. Their
+module is called `loading`: a submodule named `load` would take the function's place in this package.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = ["export", "load"]
 
 if TYPE_CHECKING:
-    from clipkit.load import export, load
+    from clipkit.loading import export, load
 
 
 def __getattr__(name: str) -> object:
@@ -29,6 +30,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'clipkit' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module("clipkit.load"), name)
+    value = getattr(import_module("clipkit.loading"), name)
     globals()[name] = value
     return value

@@ -17,7 +17,9 @@ from clipkit.data.transforms import TrainTransform
 SIZE = 8
 
 
-def image_bytes(color: tuple[int, ...] = (200, 30, 60), kind: str = "PNG", side: int = SIZE) -> bytes:
+def image_bytes(
+    color: tuple[int, ...] = (200, 30, 60), kind: str = "PNG", side: int = SIZE
+) -> bytes:
     """One flat image."""
     out = io.BytesIO()
     Image.new("RGB", (side, side), color).save(out, kind)
@@ -43,7 +45,9 @@ def tar_bytes(members: list[tuple[str, bytes]], tar_format: int = tarfile.USTAR_
     return out.getvalue()
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT) -> Path:
+def write_tar(
+    path: Path, members: list[tuple[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT
+) -> Path:
     """`tar_bytes` in a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar_bytes(members, tar_format))
@@ -51,7 +55,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], tar_format: int = ta
 
 
 def sample_members(first: int, count: int, bad: tuple[int, ...] = ()) -> list[tuple[str, bytes]]:
-    """png + txt of samples first .. first + count - 1; the images of those in `bad` are no images."""
+    """png + txt of `count` samples from `first` on; the images of those in `bad` are no images."""
     members = []
     for i in range(first, first + count):
         image = b"\x89PNG damaged" if i in bad else noise_bytes(i)
@@ -60,16 +64,18 @@ def sample_members(first: int, count: int, bad: tuple[int, ...] = ()) -> list[tu
 
 
 def write_shards(folder: Path, counts: list[int], bad: tuple[int, ...] = ()) -> list[str]:
-    """Shards 000.tar, 001.tar, ... with these numbers of samples; sample i over all is captioned "caption i"."""
+    """Shards 000.tar, 001.tar, ... of so many samples; sample i of all is captioned "caption i"."""
     paths, first = [], 0
     for number, count in enumerate(counts):
-        paths.append(str(write_tar(folder / f"{number:03d}.tar", sample_members(first, count, bad))))
+        paths.append(
+            str(write_tar(folder / f"{number:03d}.tar", sample_members(first, count, bad)))
+        )
         first += count
     return paths
 
 
 def number_tokenizer(texts: list[str]) -> Tensor:
-    """"caption 7" -> [7]: tokens that tell which caption it was."""
+    """ "caption 7" -> [7]: tokens that tell which caption it was."""
     return torch.tensor([[int(text.split()[-1])] for text in texts])
 
 

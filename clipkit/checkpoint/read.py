@@ -75,6 +75,18 @@ class CheckpointReader:
         """The whole tensor in its shape."""
         return self.read(kind, name).reshape(self.shape(kind, name))
 
+    def towers_state(self) -> dict[str, Tensor]:
+        """The towers' state dict in open_clip's names, fp32, scalar logit_scale and logit_bias."""
+        state = {}
+        for kind in ("weight", "buffer"):
+            for name in self.names(kind):
+                if name.startswith("towers."):
+                    state[name.removeprefix("towers.")] = self.full(kind, name)
+        for name in ("logit_scale", "logit_bias"):
+            if name in state:
+                state[name] = state[name].reshape(())
+        return state
+
     def _entry(self, kind: str, name: str) -> dict[str, Any]:
         try:
             return self.index[f"{kind}/{name}"]

@@ -11,7 +11,7 @@ from clipkit.checkpoint.files import sha256
 from clipkit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-_STEP = re.compile(r"^step_(\d{8})$")
+_STEP = re.compile(r"^step_(\d{8,})$")
 
 
 def read_json(path: Path) -> Any:
@@ -30,7 +30,7 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
     """Check every file's size and sha256 against the manifest and return the manifest.
 
     Raises:
-        CheckpointError: No manifest, or a file is missing, cut short, changed or not listed.
+        CheckpointError: No manifest, or a listed file is missing, cut short or changed.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -47,7 +47,11 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is missing; use another checkpoint of the run")
         if path.stat().st_size != entry.get("bytes"):
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes, {entry.get('bytes')} were written")
-        if sha256(path) != entry.get("sha256"):
+        try:
+            digest = sha256(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+        if digest != entry.get("sha256"):
             raise CheckpointError(f"{path} was changed after it was written (sha256 differs)")
     return manifest
 

@@ -27,7 +27,7 @@ def run(
     """Zero-shot classification or retrieval, as the folder's dataset_type.txt says."""
     from clipkit.dist import group
     from clipkit.eval.tasks import task_for_folder
-    from clipkit.load import load_encoder
+    from clipkit.loading import load_encoder
 
     world = group.setup(device=device)
     encoder = load_encoder(checkpoint, device=world.device)

@@ -13,7 +13,7 @@ def export_command(
     out: Annotated[Path, typer.Argument(help="New folder.")],
 ) -> None:
     """Write a checkpoint in open_clip's layout (config json and safetensors)."""
-    from clipkit.load import export
+    from clipkit.loading import export
 
     folder = export(checkpoint, out)
     print(f'{folder}: open_clip.create_model_and_transforms("local-dir:{folder}") loads it')

@@ -23,6 +23,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool)):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: a key must be plain text")
@@ -63,7 +65,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override '{override}': write it as key=value, e.g. optim.lr=3e-4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: 2001-99-99
         raise ConfigError(f"override '{override}': the value is not valid YAML; quote it") from None
     node: Any = tree
     steps = key.split(".")
@@ -174,6 +176,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a config is a mapping of sections (run, model, data, ...)")
+    if any(o.startswith("loss.") for o in overrides) and tree.get("loss") is None:
+        tree["loss"] = dict(RunConfig.model_fields["loss"].default[0])  # so that loss.weight=2 has a kind
     for override in overrides:
         apply_override(tree, override)
     if isinstance(tree.get("data"), dict):

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,10 @@ def suggest(word: str, choices: list[str]) -> str:
 
 
 def _part_class(path: Path) -> tuple[str, ast.ClassDef] | None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid Python: {error}") from None
     names = [
         node.value.id
         for node in tree.body
@@ -116,11 +119,14 @@ def _argument_docs(docstring: str) -> dict[str, str]:
     return docs
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_part(room: str, kind: str, extensions: tuple[str, ...] = ()) -> PartInfo:
     """Read a part's class name, first docstring line and YAML arguments from its source."""
     _, path = _find_file(room, kind, extensions)
-    found = _part_class(path)
+    try:
+        found = _part_class(path)
+    except ConfigError as error:
+        raise ConfigError(f"kind '{kind}': {error}") from None
     if found is None:
         raise ConfigError(f"kind '{kind}': {path} does not end with PART = TheClass")
     name, node = found
@@ -129,18 +135,26 @@ def read_part(room: str, kind: str, extensions: tuple[str, ...] = ()) -> PartInf
     docs = _argument_docs(doc)
     parameters = []
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults) if init else ():
-        source = ast.unparse(arg.annotation) if arg.annotation else "Any"
-        parameters.append(
-            Parameter(
-                name=arg.arg,
-                annotation=eval(source, dict(_TYPES)),  # noqa: S307  (the module itself is run right after)
-                type_text=source,
-                required=default is None,
-                default=None if default is None else ast.literal_eval(default),
-                doc=docs.get(arg.arg, ""),
-            )
-        )
+        try:
+            parameters.append(_parameter(arg, default, docs.get(arg.arg, "")))
+        except Exception as error:  # whatever evaluating a foreign annotation raises
+            raise ConfigError(
+                f"kind '{kind}': argument '{arg.arg}' in {path}: {error}; annotate with "
+                f"{', '.join(t for t in _TYPES if t != '__builtins__')} and give a literal default"
+            ) from None
     return PartInfo(kind, name, doc.split("\n")[0], tuple(parameters))
+
+
+def _parameter(arg: ast.arg, default: ast.expr | None, doc: str) -> Parameter:
+    source = ast.unparse(arg.annotation) if arg.annotation else "Any"
+    return Parameter(
+        name=arg.arg,
+        annotation=eval(source, dict(_TYPES)),  # noqa: S307  (the module itself is run right after)
+        type_text=source,
+        required=default is None,
+        default=None if default is None else ast.literal_eval(default),
+        doc=doc,
+    )
 
 
 def check_part(

@@ -29,7 +29,7 @@ class ModelSection(Section):
     """The dual encoder."""
 
     arch: str = Field("ViT-B-32", description="open_clip architecture, or path of a model config json.")
-    pretrained: str | None = Field(None, description="Weights file (.safetensors, .pt) or an open_clip tag.")
+    pretrained: str | None = Field(None, description="Weights file, run or exported folder, open_clip tag.")
     lock: tuple[Literal["image", "text"], ...] = Field((), description="Towers that stay frozen (LiT).")
     unlocked_groups: int = Field(0, ge=0, description="Last groups of a locked tower that still train.")
     patch_dropout: float | None = Field(None, ge=0, lt=1, description="Share of image patches dropped in training.")

@@ -44,7 +44,10 @@ def expand_shards(patterns: Iterable[str], where: str = "data.train") -> list[st
         raise DataError(f"{where}: the shard list is empty; give at least one tar path or glob")
     paths: list[str] = []
     for pattern in patterns:
-        for item in expand_braces(pattern):
+        items = expand_braces(pattern)
+        if not items:
+            raise DataError(f"{where}: '{pattern}' is an empty range; write the lower number first")
+        for item in items:
             if item.startswith("pipe:"):
                 raise DataError(f"{where}: '{item}' would run a shell command; list files or URLs instead")
             if is_url(item):

@@ -18,8 +18,9 @@ import numpy as np
 from clipkit.errors import DataError
 
 _BLOCK = 512
-_VERSION = 1
+_VERSION = 2
 _MAX_NAME = 64 * 1024
+_MAX_PADDING = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class TarIndex:
 def _octal(field: bytes) -> int:
     if field[0] & 0x80:  # base-256, for sizes of 8 GB and more
         return int.from_bytes(field[1:], "big")
-    return int(field.split(b"\0")[0].strip() or b"0", 8)
+    value = int(field.split(b"\0")[0].strip() or b"0", 8)
+    if value < 0:  # would walk backwards, for ever
+        raise ValueError("negative number")
+    return value
 
 
 def _checksum_ok(header: bytes) -> bool:
@@ -73,6 +77,11 @@ def _checksum_ok(header: bytes) -> bool:
 
 
 def _pax_path(content: bytes) -> tuple[str | None, int | None]:
+    """Name and size of a pax header.
+
+    Raises:
+        ValueError: The size is not a whole number from 0.
+    """
     name = size = None
     while content:
         length, _, _ = content.partition(b" ")
@@ -83,50 +92,72 @@ def _pax_path(content: bytes) -> tuple[str | None, int | None]:
         if key == b"path":
             name = value.decode("utf-8", "replace")
         elif key == b"size":
+            if not value.isdigit():
+                raise ValueError(f"pax size {value[:20]!r}")
             size = int(value)
     return name, size
+
+
+def _end_mark_problem(file: int, position: int, end: int) -> str:
+    """"" if a block of zeros at `position` is the end of the archive, else what lies behind it."""
+    if end - position > _MAX_PADDING or os.pread(file, end - position, position).strip(b"\0"):
+        return f"data behind the end-of-archive mark at byte {position}"
+    return ""
+
+
+def _header_problem(header: bytes, position: int) -> str:
+    """"" for a good header, else what is wrong with it."""
+    if len(header) < _BLOCK:
+        return "cut short" if header or position else "empty file"
+    if not _checksum_ok(header):
+        return f"broken header at byte {position}" if position else "not a tar file"
+    return ""
 
 
 def _scan(path: str) -> tuple[list[tuple[str, int, int]], str]:
     """[(member name, offset, size)] of the regular files, and what is damaged."""
     members: list[tuple[str, int, int]] = []
     end = os.path.getsize(path)
-    position, next_name, next_size = 0, None, None
+    position, next_name, next_size, extended = 0, None, None, False
     with open(path, "rb", buffering=0) as file:
         while True:
-            header = os.pread(file.fileno(), _BLOCK, position)
-            if len(header) < _BLOCK:
-                return members, "" if not header and members else "cut short" if header else "empty file"
-            if not header.strip(b"\0"):
-                return members, ""
-            if not _checksum_ok(header):
-                what = "not a tar file" if not members else f"broken header at byte {position}"
-                return members, what
-            size = _octal(header[124:136])
-            kind = header[156:157]
-            content = position + _BLOCK
-            position = content + -(-size // _BLOCK) * _BLOCK
-            if kind in (b"L", b"x", b"g"):
-                if size > _MAX_NAME:
-                    return members, f"oversized extended header at byte {content - _BLOCK}"
-                data = os.pread(file.fileno(), size, content)
-                if kind == b"L":
-                    next_name = data.rstrip(b"\0").decode("utf-8", "replace")
-                elif kind == b"x":
-                    next_name, next_size = _pax_path(data)
-                continue
-            name = header[:100].split(b"\0")[0].decode("utf-8", "replace")
-            prefix = header[345:500].split(b"\0")[0].decode("utf-8", "replace")
-            if header[257:262] == b"ustar" and prefix:
-                name = f"{prefix}/{name}"
-            if next_size is not None:
-                size = next_size
-                position = content + -(-size // _BLOCK) * _BLOCK
-            name, next_name, next_size = next_name or name, None, None
+            start, header = position, os.pread(file.fileno(), _BLOCK, position)
+            if position == end and position and not extended:
+                return members, ""  # no end-of-archive blocks: whole all the same
+            if len(header) == _BLOCK and not header.strip(b"\0"):
+                return members, _end_mark_problem(file.fileno(), position, end)
+            if problem := _header_problem(header, position):
+                return members, problem
+            try:
+                size = _octal(header[124:136])
+                kind = header[156:157]
+                content = start + _BLOCK
+                extended = kind in (b"L", b"x", b"g")
+                if extended:
+                    if size > _MAX_NAME:
+                        return members, f"oversized extended header at byte {start}"
+                    data = os.pread(file.fileno(), size, content)
+                    if kind == b"L":
+                        next_name = data.rstrip(b"\0").decode("utf-8", "replace")
+                    elif kind == b"x":
+                        next_name, next_size = _pax_path(data)
+                    position = content + -(-size // _BLOCK) * _BLOCK
+                    continue
+            except ValueError:
+                return members, f"broken header at byte {start}"
+            size = size if next_size is None else next_size
+            name, next_name, next_size = next_name or _header_name(header), None, None
             if content + size > end:
                 return members, f"cut short inside '{name[:80]}'"
+            position = content + -(-size // _BLOCK) * _BLOCK
             if kind in (b"0", b"\0"):
                 members.append((name, content, size))
+
+
+def _header_name(header: bytes) -> str:
+    name = header[:100].split(b"\0")[0].decode("utf-8", "replace")
+    prefix = header[345:500].split(b"\0")[0].decode("utf-8", "replace")
+    return f"{prefix}/{name}" if header[257:262] == b"ustar" and prefix else name
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -151,7 +182,7 @@ def build_index(path: str) -> TarIndex:
     codes, offsets, sizes = [], [], []
     for name, offset, size in members:
         key, extension = _split(name)
-        if not extension:
+        if not extension or not key or key.endswith("/"):  # ._1.jpg, .DS_Store: as webdataset
             continue
         if not keys or keys[-1] != key:
             keys.append(key)
@@ -188,11 +219,7 @@ def _read_sidecar(path: str, sidecar: Path) -> TarIndex | None:
                 path, f["keys"], f["starts"], tuple(f["extensions"].tolist()),
                 f["member_extension"], f["offsets"], f["sizes"], str(f["damage"]),
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, EOFError):
-        return None
-    except Exception as error:  # zipfile.BadZipFile: a sidecar cut short is rebuilt
-        if type(error).__name__ != "BadZipFile":
-            raise
+    except Exception:  # zipfile and numpy raise a dozen kinds on damage; whatever it is, rebuild
         return None
 
 

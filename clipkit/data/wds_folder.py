@@ -132,6 +132,7 @@ def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
         return WdsFolder(root, kind, [], [], indexes)
     names, templates = root / "classnames.txt", root / "zeroshot_classification_templates.txt"
     for file in (names, templates):
-        if not file.is_file():
-            raise DataError(f"evaluation set '{root}': {file.name} is missing; write one line per entry")
+        if not file.is_file() or not _lines(file):
+            what = "empty" if file.is_file() else "missing"
+            raise DataError(f"evaluation set '{root}': {file.name} is {what}; write one line per entry")
     return WdsFolder(root, "classification", _lines(names), _lines(templates), indexes)

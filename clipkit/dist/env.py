@@ -25,10 +25,10 @@ class RankEnv:
 
 def first_host(nodelist: str) -> str:
     """First host of a SLURM node list: "gpu[003-007,9],cpu1" -> "gpu003"."""
-    match = re.match(r"^([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?([^\[,]*)", nodelist.strip())
+    match = re.match(r"^[^\[\],]+(?:\[[^\[\]]+\][^\[\],]*)*", nodelist.strip())
     if not match:
         raise ConfigError(f"SLURM_JOB_NODELIST='{nodelist}' is not a node list; export MASTER_ADDR instead")
-    return "".join(part or "" for part in match.groups())
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", match.group())
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -13,7 +13,8 @@ from torch import nn
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.files import write_text
-from clipkit.checkpoint.verify import newest_valid
+from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.verify import find_checkpoint, newest_valid
 from clipkit.config.load import dump_config
 from clipkit.config.parts import build_part
 from clipkit.config.redact import redact
@@ -37,7 +38,16 @@ from clipkit.eval.tasks import Evaluator
 from clipkit.optim.adamw import build_adamw
 from clipkit.optim.schedules import Schedule
 from clipkit.towers.arch import read_arch
-from clipkit.towers.build import Towers, build_towers, first_batch_norm, load_pretrained, lock_towers
+from clipkit.towers.build import (
+    WEIGHTS_NAME,
+    Towers,
+    build_towers,
+    download_tag,
+    first_batch_norm,
+    load_open_clip_state,
+    load_pretrained,
+    lock_towers,
+)
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
 
 Loader = IndexedLoader | StreamingLoader
@@ -60,7 +70,7 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
     torch.manual_seed(config.run.seed)
     towers = build_towers(model_cfg_of(config), image_size=m.image_size, patch_dropout=m.patch_dropout)
     if m.pretrained:
-        load_pretrained(towers.clip, m.pretrained)
+        load_weights(towers, m.arch, m.pretrained)
     lock_towers(towers.clip, m.lock, m.unlocked_groups)
     if m.gradient_checkpointing:
         towers.clip.set_grad_checkpointing(True)
@@ -81,6 +91,24 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
             if not name.endswith(("logit_scale", "logit_bias")):
                 parameter.data = parameter.data.bfloat16()
     return model.train(), towers
+
+
+def load_weights(towers: Towers, arch: str, source: str) -> None:
+    """Start from a weights file, a run or checkpoint folder, an exported folder, or an open_clip tag.
+
+    Raises:
+        ClipkitError: Nothing there, damaged, or of another architecture.
+    """
+    path = Path(source)
+    if (path / WEIGHTS_NAME).is_file():
+        load_pretrained(towers.clip, str(path / WEIGHTS_NAME))
+    elif path.is_dir():
+        reader = CheckpointReader(find_checkpoint(path))
+        load_open_clip_state(towers.clip, reader.towers_state(), str(reader.folder))
+    elif path.is_file():
+        load_pretrained(towers.clip, source)
+    else:
+        load_pretrained(towers.clip, download_tag(arch, source))
 
 
 def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> str | None:

@@ -107,7 +107,7 @@ class RunLog:
             self._file = None
         if self._wandb is not None:
             try:
-                self._wandb.finish(quiet=True)
+                self._wandb.finish()
             except Exception as error:  # a logger must never end a run
                 self.say(f"[yellow]wandb did not finish: {type(error).__name__}")
             self._wandb = None

@@ -68,8 +68,9 @@ def preflight(config: RunConfig) -> list[str]:
             f"use a multiple of {env.world_size}"
         )
     model_cfg = read_arch(config.model.arch)
-    if config.model.pretrained and (os.sep in config.model.pretrained) and not Path(config.model.pretrained).is_file():
-        raise ConfigError(f"model.pretrained: no such file: {config.model.pretrained}")
+    source = config.model.pretrained
+    if source and os.sep in source and not Path(source).exists():
+        raise ConfigError(f"model.pretrained: no such file or folder: {source}")
     for name, folder in config.data.eval.items():
         if not Path(folder).is_dir():
             raise DataError(f"data.eval.{name}: '{folder}': no such folder")

@@ -88,7 +88,7 @@ class Strategy(ABC):
     def restore_optimizer(self, steps: int) -> None:
         """Tell the optimizer how many updates its moments have seen."""
         for state in self.optimizer.state.values():
-            state["step"] = torch.tensor(float(steps))
+            state["step"].fill_(float(steps))
 
     def master_shards(self) -> Iterator[tuple[str, slice, Tensor]]:
         """(name, element range, 1-D fp32 view) of the trainable parameters this rank owns."""
@@ -116,7 +116,7 @@ class Strategy(ABC):
         """The optimizer's state of one (flat) parameter, created as zeros where it does not exist yet."""
         state = self.optimizer.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), device=parameter.device)  # where fused AdamW wants it
             for key in MOMENTS:
                 state[key] = torch.zeros_like(parameter)
         return {key: state[key] for key in MOMENTS}

@@ -61,8 +61,11 @@ def class_features(model: FeatureEncoder, names: list[str], templates: list[str]
 
 
 def label_ranks(images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
-    """(n,) number of wrong classes that score at least as high as the right one, in fp32."""
-    scores = images.float() @ classes.float().T  # (n, C)
+    """(n,) number of wrong classes that score at least as high as the right one.
+
+    Summed in fp64 and compared in fp32, so that equal features tie.
+    """
+    scores = (images.double() @ classes.double().T).float()  # (n, C)
     right = scores.gather(1, labels[:, None])
     return (scores >= right).sum(dim=1) - 1
 

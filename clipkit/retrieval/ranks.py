@@ -13,7 +13,8 @@ def best_ranks(queries: Tensor, targets: Tensor, positives: Tensor, block: int =
     """Rank of each query's best positive, 0 = first.
 
     The rank is the number of *negatives* scoring at least as high as the best positive, so a
-    constant model ranks last, not first.
+    constant model ranks last, not first. Scores are summed in fp64 and compared in fp32: equal
+    features then tie, wherever they stand in the product.
 
     Args:
         queries: (N, D) unit rows.
@@ -26,7 +27,8 @@ def best_ranks(queries: Tensor, targets: Tensor, positives: Tensor, block: int =
     """
     ranks = []
     for start in range(0, len(queries), block):
-        scores = queries[start : start + block].float() @ targets.float().T  # (block, M)
+        rows = queries[start : start + block].double()
+        scores = (rows @ targets.double().T).float()  # (block, M)
         positive = positives[start : start + block]
         best = scores.masked_fill(~positive, float("-inf")).amax(dim=1, keepdim=True)
         ahead = ((scores >= best) & ~positive).sum(dim=1)

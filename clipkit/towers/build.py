@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import pickle
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
+from clipkit.config.parts import suggest
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.towers.arch import check_model_cfg
 from clipkit.towers.tokenizer import build_tokenizer
@@ -84,6 +84,7 @@ def build_towers(
             clip = open_clip.create_model(
                 f"local-dir:{folder}", load_weights=False, pretrained_text=False, pretrained_image=False,
                 force_patch_dropout=patch_dropout, nonscalar_logit_scale=nonscalar_logit_scale,
+                device=torch.get_default_device(),
             )  # fmt: skip
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, OSError) as error:
         raise ConfigError(f"model.arch: open_clip cannot build it: {' '.join(str(error).split())[:300]}") from error
@@ -103,14 +104,37 @@ def load_pretrained(clip: nn.Module, path: str) -> None:
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"model.pretrained: no such file: {path}")
+    state: Any
     try:
         if file.suffix == ".safetensors":
             state = safetensors.torch.load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"model.pretrained: {path} cannot be read: {str(error)[:200]}") from None
-    load_open_clip_state(clip, state.get("state_dict", state), path)
+    except Exception as error:  # damaged zip, pickle and safetensors files raise a dozen kinds
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"model.pretrained: {path} cannot be read: {reason}") from None
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    load_open_clip_state(clip, state, path)
+
+
+def download_tag(arch: str, tag: str) -> str:
+    """Path of the weights open_clip knows by a tag ("laion2b_s34b_b79k"), fetched if not cached.
+
+    Raises:
+        ConfigError: Unknown tag (with the known ones), or no way to fetch it.
+    """
+    name = arch.replace("/", "-")
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in known:
+        raise ConfigError(
+            f"model.pretrained: '{tag}' is neither a file, a folder nor a tag of {name}{suggest(tag, known)}"
+        )
+    try:
+        return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
+    except Exception as error:  # hub and http clients raise their own kinds
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"model.pretrained: '{tag}' cannot be fetched: {reason}") from None
 
 
 def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) -> None:
@@ -120,9 +144,11 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
         CheckpointError: A key or shape differs; names the first.
     """
     own = clip.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{where} holds no state dict of tensors; save the model's state_dict()")
     clean = {k.removeprefix("module."): v for k, v in state.items()}
     for name in ("logit_scale", "logit_bias"):
-        if name in clean and name in own:
+        if name in clean and name in own and clean[name].numel() == 1:
             clean[name] = clean[name].reshape(own[name].shape)
     clean.pop("attn_mask", None)
     wrong = next((k for k in own if k not in clean), None) or next((k for k in clean if k not in own), None)

@@ -22,25 +22,10 @@ from clipkit.errors import CheckpointError
 from clipkit.towers.build import CONFIG_NAME, WEIGHTS_NAME, Towers, build_towers, load_open_clip_state
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
 
-_PREFIX = "towers."
-
 
 def is_export(path: str | Path) -> bool:
     """Whether `path` is a folder in open_clip's layout, ours or another's."""
     return (Path(path) / CONFIG_NAME).is_file() and (Path(path) / WEIGHTS_NAME).is_file()
-
-
-def read_towers_state(reader: CheckpointReader) -> dict[str, Tensor]:
-    """The towers' state dict in open_clip's names, scalar logit_scale; fp32."""
-    state = {}
-    for kind in ("weight", "buffer"):
-        for name in reader.names(kind):
-            if name.startswith(_PREFIX):
-                state[name.removeprefix(_PREFIX)] = reader.full(kind, name)
-    for name in ("logit_scale", "logit_bias"):
-        if name in state:
-            state[name] = state[name].reshape(())
-    return state
 
 
 def load_towers(path: str | Path, nonscalar_logit_scale: bool = False) -> Towers:
@@ -61,7 +46,7 @@ def load_towers(path: str | Path, nonscalar_logit_scale: bool = False) -> Towers
         source = str(path)
     else:
         reader = CheckpointReader(find_checkpoint(path))
-        config, state, source = reader.config, read_towers_state(reader), str(reader.folder)
+        config, state, source = reader.config, reader.towers_state(), str(reader.folder)
     towers = build_towers(
         config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), nonscalar_logit_scale=nonscalar_logit_scale
     )
@@ -120,7 +105,7 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists and is not empty; export into a new folder")
     reader = CheckpointReader(find_checkpoint(checkpoint))
-    state = read_towers_state(reader)
+    state = reader.towers_state()
     out.mkdir(parents=True, exist_ok=True)
     weights = out / WEIGHTS_NAME
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, weights, {"format": "pt"})

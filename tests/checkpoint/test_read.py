@@ -1,0 +1,61 @@
+"""Any range of any tensor, however it was cut; what is not there is named."""
+
+import json
+
+import pytest
+import torch
+
+from clipkit.checkpoint.read import CheckpointReader
+from clipkit.errors import CheckpointError
+from tests.fixtures_checkpoint import tensors, write_run
+
+
+@pytest.fixture(params=[1, 2, 5])
+def reader(request, tmp_path):
+    return CheckpointReader(write_run(tmp_path, 1, request.param))
+
+
+def test_every_range(reader):
+    flat = tensors()["weight", "a"].flatten()
+    for start in range(13):
+        for stop in range(start, 13):
+            assert torch.equal(reader.read("weight", "a", start, stop), flat[start:stop])
+
+
+def test_names_and_shapes(reader):
+    assert sorted(reader.names("weight")) == ["a", "scale"] and reader.names("exp_avg") == ["a"]
+    assert reader.names("exp_avg_sq") == []
+    assert reader.shape("weight", "a") == (3, 4) and reader.shape("weight", "scale") == ()
+    assert reader.full("weight", "scale").shape == ()
+
+
+def test_missing_tensor_is_named(reader):
+    for call in (reader.shape, reader.read, reader.full):
+        with pytest.raises(
+            CheckpointError, match="has no exp_avg 'b'; it belongs to another model"
+        ):
+            call("exp_avg", "b")
+
+
+def test_a_gap_in_the_slices_is_found(tmp_path):
+    folder = write_run(tmp_path, 1, 2)
+    index = json.loads((folder / "index.json").read_text())
+    del index["weight/a"]["slices"][1]
+    (folder / "index.json").write_text(json.dumps(index))
+    reader = CheckpointReader(folder)
+    assert reader.read("weight", "a", 0, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    for start, stop in ((0, 12), (5, 7), (6, 12)):
+        with pytest.raises(CheckpointError, match="'a' is not covered by its slices"):
+            reader.read("weight", "a", start, stop)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    folder = write_run(tmp_path, 1, 2)
+    (folder / "rank_00001.safetensors").write_bytes(b"x")
+    reader = CheckpointReader(folder)
+    assert len(reader.read("weight", "a", 0, 6)) == 6
+    with pytest.raises(CheckpointError, match=r"rank_00001\.safetensors: cannot be read"):
+        reader.full("weight", "a")
+    (folder / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"state\.json: cannot be read"):
+        CheckpointReader(folder)

@@ -1,0 +1,136 @@
+"""A checkpoint with any fault is refused, the fault is named, and an older one is found."""
+
+import json
+import re
+
+import pytest
+
+from clipkit.checkpoint import verify
+from clipkit.checkpoint.verify import (
+    find_checkpoint,
+    list_checkpoints,
+    newest_valid,
+    read_json,
+    step_of,
+    verify_checkpoint,
+)
+from clipkit.errors import CheckpointError
+from tests.fixtures_checkpoint import write_run
+
+FILES = ["rank_00000.safetensors", "index.json", "state.json", "open_clip_config.json"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_run(tmp_path, 7)
+
+
+def refused(folder, pattern):
+    with pytest.raises(CheckpointError) as caught:
+        verify_checkpoint(folder)
+    assert re.search(pattern, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def change_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest["files"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_whole_one_passes(folder):
+    assert set(verify_checkpoint(folder)["files"]) == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_damage_to_every_file(folder, name):
+    path = folder / name
+    whole = path.read_bytes()
+    for position in (0, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        refused(folder, rf"{name} was changed")
+    path.write_bytes(whole[:-1])
+    refused(folder, rf"{name} has {len(whole) - 1} bytes, {len(whole)} were written")
+    path.unlink()
+    refused(folder, rf"{name} is missing")
+    path.write_bytes(whole)
+    verify_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"files": {}}', '{"files": []}', "[" * 100_000]
+)
+def test_broken_manifest(folder, content):
+    (folder / "manifest.json").write_text(content)
+    refused(folder, r"manifest\.json")
+
+
+def test_missing_manifest(folder):
+    (folder / "manifest.json").unlink()
+    refused(folder, r"has no manifest\.json")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", ".", ""])
+def test_names_that_lead_elsewhere(folder, name):
+    (folder.parent / "outside").write_text("x")
+    change_manifest(folder, lambda files: files.update({name: files["index.json"]}))
+    refused(folder, "is not a plain file entry|is missing")
+
+
+def test_an_entry_that_is_no_entry(folder):
+    change_manifest(folder, lambda files: files.update({"index.json": "x"}))
+    refused(folder, "'index.json' is not a plain file entry")
+
+
+def test_a_disk_that_fails_to_read_is_a_checkpoint_error(folder, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(verify, "sha256", fail)
+    refused(folder, "cannot be read: .*Input/output error")
+
+
+def test_newest_valid_falls_back_and_says_why(tmp_path):
+    folders = [write_run(tmp_path, step) for step in (1, 2, 3)]
+    assert newest_valid(tmp_path) == (folders[2], [])
+    (folders[2] / "state.json").write_text("{}")
+    (folders[1] / "manifest.json").unlink()
+    found, skipped = newest_valid(tmp_path)
+    assert found == folders[0] and len(skipped) == 2
+    assert "step_00000003/state.json" in skipped[0] and "step_00000002" in skipped[1]
+    (folders[0] / "index.json").unlink()
+    found, skipped = newest_valid(tmp_path)
+    assert found is None and len(skipped) == 3
+    assert newest_valid(tmp_path / "absent") == (None, [])
+
+
+def test_latest_is_for_people_only(tmp_path):
+    folder = write_run(tmp_path, 1)
+    (tmp_path / "checkpoints" / "latest").write_text("step_00000099\n")
+    assert newest_valid(tmp_path)[0] == folder
+
+
+def test_list_in_order_and_only_step_folders(tmp_path):
+    for step in (100, 20, 3):
+        write_run(tmp_path, step)
+    (tmp_path / "checkpoints" / "step_5").mkdir()
+    (tmp_path / "checkpoints" / ".step_00000009.tmp-1").mkdir()
+    assert [step_of(p) for p in list_checkpoints(tmp_path)] == [3, 20, 100]
+
+
+def test_find_by_run_or_checkpoint_folder(tmp_path, folder):
+    assert find_checkpoint(tmp_path) == folder and find_checkpoint(str(folder)) == folder
+    with pytest.raises(CheckpointError, match="no such folder"):
+        find_checkpoint(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="holds no valid checkpoint$"):
+        find_checkpoint(tmp_path / "checkpoints")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
+        find_checkpoint(folder)
+    with pytest.raises(CheckpointError, match=r"holds no valid checkpoint \(.*manifest\.json\)"):
+        find_checkpoint(tmp_path)
+
+
+def test_read_json(tmp_path):
+    with pytest.raises(CheckpointError, match=r"a\.json: cannot be read"):
+        read_json(tmp_path / "a.json")

@@ -1,0 +1,38 @@
+"""`clipkit verify`: every checkpoint of a run, every problem named."""
+
+import pytest
+from typer.testing import CliRunner
+
+from clipkit.cli.main import app
+from clipkit.errors import CheckpointError
+from tests.fixtures_checkpoint import write_run
+
+
+def verify(path):
+    return CliRunner().invoke(app, ["verify", str(path)])
+
+
+def test_a_run_and_a_single_checkpoint(tmp_path):
+    first, second = write_run(tmp_path, 1), write_run(tmp_path, 2)
+    result = verify(tmp_path)
+    assert result.exit_code == 0
+    assert [line.split(": ")[0] for line in result.output.splitlines()] == [str(first), str(second)]
+    assert verify(first).output == f"{first}: ok, 4 files\n"
+
+
+def test_all_damaged_ones_are_named_and_the_others_still_checked(tmp_path):
+    folders = [write_run(tmp_path, step) for step in (1, 2, 3)]
+    (folders[0] / "state.json").write_text("x")
+    (folders[2] / "index.json").unlink()
+    result = verify(tmp_path)
+    assert isinstance(result.exception, CheckpointError)
+    text = str(result.exception)
+    assert "step_00000001/state.json" in text and "step_00000003/index.json is missing" in text
+    assert "step_00000002: ok" in result.output
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_nothing_there(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    result = verify(tmp_path / name)
+    assert isinstance(result.exception, CheckpointError) and name in str(result.exception)

@@ -1,0 +1,170 @@
+"""Streaming mode: disjoint shares, one order per seed, exact resume, foreign members left alone."""
+
+import itertools
+import pickle
+
+import pytest
+import torch
+
+from clipkit.data.streaming import StreamingLoader
+from clipkit.errors import CheckpointError, DataError
+from tests.fixtures_shards import (
+    noise_bytes,
+    number_tokenizer,
+    sample_members,
+    small_reader,
+    tar_bytes,
+    write_shards,
+    write_tar,
+)
+
+COUNTS = [6, 8, 10, 4]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("stream"), COUNTS)
+
+
+def make(shards, **options):
+    options = {"global_batch_size": 4, "buffer": 5, "seed": 1, **options}
+    return StreamingLoader(shards, small_reader(), number_tokenizer, **options)
+
+
+def take(loader, count):
+    return list(itertools.islice(iter(loader), count))
+
+
+def captions(batches):
+    return [b.texts["text"].flatten().tolist() for b in batches]
+
+
+def same(left, right):
+    assert captions(left) == captions(right)
+    for a, b in zip(left, right):
+        assert torch.equal(a.images["image"], b.images["image"])
+
+
+def test_two_ranks_times_two_workers_are_disjoint_and_cover(tmp_path):
+    shards = write_shards(tmp_path, [8] * 8)
+    seen = []
+    for rank in range(2):  # each of the 4 streams holds 2 shards = 16 samples = 4 batches
+        batches = take(make(shards, rank=rank, world_size=2, workers=2, global_batch_size=8), 8)
+        seen += itertools.chain(*captions(batches))
+    assert sorted(seen) == list(range(64))
+
+
+def test_a_pass_covers_every_sample_and_the_next_comes_in_another_order(shards):
+    first, second = captions(take(make(shards), 14))[:7], captions(take(make(shards), 14))[7:]
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(28))
+    assert first != second
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_same_order(shards, workers):
+    same(take(make(shards, workers=workers), 9), take(make(shards, workers=workers), 9))
+    assert captions(take(make(shards), 7)) != captions(take(make(shards, seed=2), 7))
+
+
+@pytest.mark.parametrize(("workers", "stops"), [(0, range(9)), (2, (1, 4))])
+def test_resume_is_the_tail(shards, workers, stops):
+    whole = take(make(shards, workers=workers), 10)
+    for done in stops:
+        first = make(shards, workers=workers)
+        take(first, done)
+        second = make(shards, workers=workers)
+        second.load_state_dict(first.state_dict())
+        same(take(second, 10 - done), whole[done:])
+
+
+def test_resume_with_bad_samples_is_the_tail(tmp_path):
+    shards = write_shards(tmp_path, [9, 9], bad=(0, 1, 5, 9, 16))
+    whole = take(make(shards), 8)
+    assert all(len(b) == 4 for b in captions(whole))
+    assert not {0, 1, 5, 9, 16} & set(itertools.chain(*captions(whole)))
+    for done in range(8):
+        loader = make(shards)
+        loader.load_state_dict({**loader.state_dict(), "step": done})
+        same(take(loader, 8 - done), whole[done:])
+
+
+def test_bad_samples_are_counted_with_their_shard(tmp_path):
+    shards = write_shards(tmp_path, [8], bad=(3,))
+    loader = make(shards)
+    take(loader, 4)
+    assert loader.bad.causes == {"unreadable_image": 2} and list(loader.bad.shards) == shards
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"workers": 2}, "workers is 2"),
+        ({"world_size": 2}, "world_size is 2"),
+        ({"buffer": 9}, "shuffle_buffer is 9"),
+    ],
+)
+def test_state_of_another_layout_is_refused(shards, changes, named):
+    with pytest.raises(CheckpointError, match=named):
+        make(shards, **changes).load_state_dict(make(shards).state_dict())
+
+
+def test_state_of_other_shards_is_refused(shards):
+    with pytest.raises(CheckpointError, match="not the data set"):
+        make(shards[:3]).load_state_dict(make(shards).state_dict())
+
+
+def test_fewer_shards_than_workers_are_refused(shards):
+    with pytest.raises(DataError, match="4 shards cannot be dealt to 2 ranks x 3 workers"):
+        make(shards, world_size=2, workers=3)
+
+
+def test_nothing_but_bad_samples_or_none_at_all_ends(tmp_path):
+    with pytest.raises(DataError, match="samples in a row are unusable"):
+        take(make(write_shards(tmp_path, [8], bad=tuple(range(8)))), 1)
+    empty = write_tar(tmp_path / "empty.tar", [("readme.md", b"x")])
+    with pytest.raises(DataError, match=r"no sample in .*empty\.tar"):
+        take(make([str(empty)]), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_in_workers_stay_one_line(tmp_path, workers):
+    shards = write_shards(tmp_path, [8], bad=tuple(range(8)))
+    with pytest.raises(DataError) as caught:
+        take(make(shards, workers=workers), 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_shard_is_named(tmp_path):
+    path = tmp_path / "cut.tar"
+    path.write_bytes(tar_bytes(sample_members(0, 20))[:5000])
+    with pytest.raises(DataError, match=r"cut\.tar"):
+        take(make([str(path)]), 20)
+    with pytest.raises(DataError, match=r"gone\.tar"):
+        take(make([str(tmp_path / "gone.tar")]), 1)
+
+
+def test_evil_members_are_never_decoded(tmp_path):
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return open, (str(canary), "w")
+
+    payload = pickle.dumps(Evil())
+    members = []
+    for i in range(8):
+        members += [
+            (f"{i}.png", noise_bytes(i)),
+            (f"{i}.txt", b"caption %d" % i),
+            (f"{i}.json", b"{}"),
+        ]
+        members += [
+            (f"{i}.{e}", payload)
+            for e in ("pyd", "pkl", "pickle", "pth", "pt", "npy", "cbor", "mp", "cls")
+        ]
+    write_tar(tmp_path / "evil.tar", members)
+    batches = take(make([str(tmp_path / "evil.tar")]), 2)
+    assert sorted(itertools.chain(*captions(batches))) == list(range(8))
+    assert not canary.exists()
+    pickle.loads(payload).close()
+    assert canary.exists()  # the payload is live

@@ -1,0 +1,56 @@
+"""The process group, and the side channel that ends all ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import torch
+
+from clipkit.dist.group import AbortWatch, World, pick_device
+
+_WAITER = """
+import os, sys, time
+import torch.distributed as dist
+from clipkit.dist import group
+from clipkit.dist.env import RankEnv
+rank = int(sys.argv[1])
+world = group.setup(RankEnv(rank, 2, rank, 2, "127.0.0.1", int(sys.argv[2]), "slurm"), device="cpu", timeout_s=60)
+watch = group.AbortWatch(world)
+world.barrier()
+if rank == int(sys.argv[3]):
+    watch.announce(7)
+    os._exit(7)
+world.barrier()  # never joined by the other
+"""
+
+
+def _numbers(world: World) -> tuple[int, int, float]:
+    total = world.sum_(torch.tensor([float(world.rank + 1)])).item()
+    return world.max_int(world.rank), world.broadcast_int(world.rank + 5), total
+
+
+def test_small_agreements(ranks) -> None:  # type: ignore[no-untyped-def]
+    assert ranks(2).run(_numbers) == [(1, 5, 3.0), (1, 5, 3.0)]
+    assert _numbers(World()) == (0, 5, 1.0)
+
+
+def test_a_failing_rank_ends_the_others_with_its_status() -> None:
+    for failing in (0, 1):  # rank 0 hosts the store: it must wait for the other to read it
+        port = str(21000 + int(time.time() * 10) % 9000 + failing)
+        processes = [
+            subprocess.Popen([sys.executable, "-c", _WAITER, str(rank), port, str(failing)]) for rank in (0, 1)
+        ]
+        assert [p.wait(timeout=60) for p in processes] == [7, 7]
+
+
+def test_watch_of_a_single_process_does_nothing() -> None:
+    watch = AbortWatch(World())
+    watch.announce(3)
+    watch.follow()
+    watch.close()
+
+
+def test_device() -> None:
+    assert pick_device("cpu", 0) == torch.device("cpu")

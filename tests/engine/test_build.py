@@ -1,0 +1,88 @@
+"""Every shipped config loads and builds; the model on the meta device, no data read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.config.load import load_config
+from clipkit.dist.group import World
+from clipkit.engine import build
+from clipkit.engine.log import RunLog
+from clipkit.errors import ConfigError
+from clipkit.optim.groups import build_groups
+from clipkit.optim.schedules import Schedule
+from tests.e2e.runs import write_run
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+def test_all_configs_are_found() -> None:
+    assert {"quickstart", "cifar_sample"} <= {p.stem for p in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_builds(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLIPKIT_DATA", str(tmp_path))
+    config = load_config(path)
+    with torch.device("meta"):
+        addons = build.build_addons(config)
+        model, _ = build.build_model(config, addons)
+    build.check_batch_norm(model, config, world_size=1)
+    groups = build_groups(model, config.optim.weight_decay)
+    assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in model.parameters())
+    assert build.build_losses(config) and build.build_evaluators(config) is not None
+    total = config.train.total_steps or 100
+    schedule = Schedule(config.optim.schedule, config.optim.lr, 0.0, config.optim.warmup_steps, total)
+    assert all(0 <= schedule(s) <= config.optim.lr for s in range(total))
+
+
+def test_batch_norm_is_refused_or_frozen(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    (tmp_path / "model.json").write_text(
+        '{"embed_dim": 16, "vision_cfg": {"timm_model_name": "test_byobnet", "image_size": 32},'
+        ' "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}}'
+    )
+    config = load_config(path)
+    model, _ = build.build_model(config, [])
+    with pytest.raises(ConfigError, match="batch statistics.*model.freeze_batch_norm=true"):
+        build.check_batch_norm(model, config, world_size=1)
+    whole = load_config(path, ["train.chunk_size=null"])
+    assert build.check_batch_norm(model, whole, world_size=1) is None
+    with pytest.raises(ConfigError):
+        build.check_batch_norm(model, whole, world_size=2)
+    allowed = load_config(path, ["train.batch_norm=chunk"])
+    assert "not those of the global batch" in str(build.check_batch_norm(model, allowed, world_size=1))
+    frozen = load_config(path, ["model.freeze_batch_norm=true"])
+    assert build.check_batch_norm(build.build_model(frozen, [])[0], frozen, world_size=2) is None
+
+
+def test_locked_towers_and_precision(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    model, _ = build.build_model(load_config(path, ["model.lock=[image]", "model.patch_dropout=0.5"]), [])
+    assert model.frozen_towers == {"image"}
+    pure, _ = build.build_model(load_config(path, ["train.precision=pure_bf16"]), [])
+    assert pure.towers.visual.conv1.weight.dtype == torch.bfloat16
+    assert pure.towers.logit_scale.dtype == torch.float32
+    mixed, _ = build.build_model(load_config(path, ["train.precision=bf16"]), [])
+    assert mixed.autocast == torch.bfloat16 and mixed.towers.visual.conv1.weight.dtype == torch.float32
+
+
+def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    one, two, other = (build.build_model(load_config(path, [f"run.seed={s}"]), [])[0] for s in (1, 1, 2))
+    same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters())]
+    assert all(same)
+    assert not torch.equal(one.towers.visual.proj, other.towers.visual.proj)
+
+
+def test_epochs_become_steps(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    config = load_config(path, ["train.total_steps=null", "train.epochs=2.5"])
+    _, towers = build.build_model(config, [])
+    log = RunLog(tmp_path, main=False)
+    loader = build.build_loader(config, towers, [], World(), log)
+    assert loader.batches_per_epoch == 6  # 100 samples in 4 streams of 25, 4 of each stream a batch
+    assert build.total_steps_of(config, loader) == 15

@@ -1,0 +1,107 @@
+"""metrics.jsonl, wandb beside it, and no secret in either."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipkit.engine.log import RunLog
+
+SECRET = "hf_" + "a1B2c3D4e5F6g7H8i9J0"
+
+
+def wandb_records(path: Path) -> list[bytes]:
+    """Payloads of a .wandb file: a 7-byte head, then LevelDB's log of 32 KB blocks."""
+    data, position, records, part = path.read_bytes(), 7, [], b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        part += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            records.append(part)
+            part = b""
+    return records
+
+
+def wandb_history(folder: Path) -> list[dict[str, Any]]:
+    """Metric rows of an offline wandb run, read from its own file."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.rglob("*.wandb")
+    rows = []
+    for data in wandb_records(path):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.WhichOneof("record_type") == "history":
+            row = {
+                ".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item
+            }
+            rows.append({"step": row["_step"], **{k: v for k, v in row.items() if k[0] != "_"}})
+    return rows
+
+
+def test_offline_wandb_holds_the_metrics_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["clipkit", "train", f"log.token={SECRET}", SECRET])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log = RunLog(
+        tmp_path, main=True, total_steps=3, progress=False, wandb_mode="offline", name="n",
+        config={"run": {"api_key": "sk-abcdefghijklmnopqrstu"}, "data": {"train": f"https://u:pw@host/{SECRET}"}},
+    )  # fmt: skip
+    for step in (1, 2, 3):
+        log.metrics(step, {"train/loss": 1.5 / step, "train/lr": 0.1 * step, "eval/x/acc1": 0.25})
+    log.close()
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert wandb_history(tmp_path) == lines
+    assert [line["train/loss"] for line in lines] == [1.5, 0.75, 0.5]
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert SECRET.encode() not in data, path
+            assert b"sk-abcdefghij" not in data and b":pw@" not in data, path
+
+
+def test_a_broken_wandb_never_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        @staticmethod
+        def init(**_: Any) -> Any:
+            raise RuntimeError("no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", Broken)
+    log = RunLog(tmp_path, main=True, progress=False, wandb_mode="online")
+    log.metrics(1, {"train/loss": 1.0})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train/loss": 1.0}
+
+
+def test_a_resumed_log_joins_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": s, "train/loss": 1.0}) for s in (1, 2, 3, 4)]
+    path.write_text("\n".join(lines) + '\n{"step": 5, "train/l')
+    log = RunLog(tmp_path, main=True, progress=False, resume_step=2)
+    log.metrics(3, {"train/loss": 0.5})
+    log.close()
+    steps = [json.loads(x) for x in path.read_text().splitlines()]
+    assert [(s["step"], s["train/loss"]) for s in steps] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_non_finite_numbers_stay_valid_json(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, main=True, progress=False)
+    log.metrics(1, {"train/loss": float("nan"), "train/grad_norm": float("inf")})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["train/loss"] is None
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, main=False)
+    log.metrics(1, {"train/loss": 1.0})
+    log.say("quiet")
+    log.close()
+    assert not os.listdir(tmp_path)

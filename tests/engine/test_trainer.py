@@ -1,0 +1,40 @@
+"""The loop in one process: due dates, results, bad samples in the metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from clipkit.engine.trainer import due
+from tests.e2e.runs import metrics, write_run
+from tests.engine.inprocess import fit_in_pool
+from tests.fixtures_shards import write_shards
+
+
+def test_due() -> None:
+    assert [s for s in range(1, 7) if due(3, s)] == [3, 6]
+    assert not due(0, 5)
+
+
+def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, checkpoint={"every": 2, "keep": 2}, data={"workers": 0})
+    overrides = ["train.total_steps=6", "eval.every=3", "log.every=2"]
+    assert ranks(1).run(fit_in_pool, str(config), overrides) == ["done"]
+    folder = tmp_path / "runs" / "r"
+    assert {p.name for p in folder.iterdir()} == {"checkpoints", "config.yaml", "metrics.jsonl", "results.json"}
+    assert sorted(p.name for p in (folder / "checkpoints").glob("step_*")) == ["step_00000004", "step_00000006"]
+    assert (folder / "checkpoints" / "latest").read_text() == "step_00000006\n"
+    assert [m["step"] for m in metrics(folder)] == [2, 4, 6]
+    evaluations = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if "eval/" in x]
+    assert [e["step"] for e in evaluations] == [3, 6]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["classes"]["n"] == 12 and 0 <= results["classes"]["acc1"] <= 1
+
+
+def test_the_loss_falls_and_bad_samples_are_counted(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0, "max_bad_fraction": 0.5})
+    write_shards(tmp_path / "data" / "train", [40, 24, 36], bad=(3, 50))
+    ranks(1).run(fit_in_pool, str(config), ["optim.lr=3e-3", "data.crop_scale=[1.0,1.0]"])
+    lines = metrics(tmp_path / "runs" / "r")
+    assert sum(m["train/loss"] for m in lines[-3:]) < sum(m["train/loss"] for m in lines[:3])
+    assert lines[-1]["train/bad_samples"] >= 2

@@ -1,0 +1,86 @@
+"""Zero-shot metrics against counts by hand; no prior from ties."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipkit.dist.group import World
+from clipkit.errors import DataError
+from clipkit.eval.zero_shot import ZeroShotEval, class_features, label_ranks, mean_per_class_recall
+from tests.fixtures_encoder import color_encoder, write_color_set
+
+LABELS = [0, 0, 0, 1, 1, 2, 3, 3]
+
+
+def run(root, model, **options):
+    return ZeroShotEval(str(root), "colors", **options).run(model, World())
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_a_model_that_knows_colors_is_perfect(tmp_path, batch_size):
+    result = run(write_color_set(tmp_path, LABELS), color_encoder(), batch_size=batch_size)
+    assert result.metrics == {"acc1": 1.0, "acc5": 1.0, "mean_per_class_recall": 1.0, "n": 8}
+    assert result.task == "zeroshot_classification" and result.dataset == "colors"
+    assert result.provenance == {"data": str(tmp_path), "classes": 4, "templates": 2}
+    assert result.intervals["acc1"] == pytest.approx((0.6756, 1.0), abs=1e-4)
+
+
+def test_a_model_that_sees_red_light_only(tmp_path):
+    def red_light(color):
+        return F.normalize(
+            torch.stack([color[:, 0] - 120, 0 * color[:, 0], 0 * color[:, 0]], 1), dim=1
+        )
+
+    result = run(write_color_set(tmp_path, LABELS), color_encoder(red_light, red_light))
+    # red = white and green = blue: each ties with another class, and ties are wrong
+    assert result.metrics["acc1"] == 0.0 and result.metrics["acc5"] == 1.0
+
+
+def test_a_model_that_takes_blue_for_green(tmp_path):
+    def confuse(color):
+        color = color.clone()
+        color[color[:, 2] > color[:, 0] + 100] = torch.tensor([10.0, 250.0, 10.0])
+        return F.normalize(color - 120, dim=-1)
+
+    result = run(write_color_set(tmp_path, LABELS), color_encoder(confuse))
+    assert result.metrics["acc1"] == 7 / 8
+    assert result.metrics["mean_per_class_recall"] == pytest.approx(3 / 4)
+
+
+def test_a_constant_model_scores_nothing(tmp_path):
+    model = color_encoder(lambda c: torch.ones_like(c), lambda c: torch.ones_like(c))
+    result = run(write_color_set(tmp_path, LABELS), model)
+    assert result.metrics["acc1"] == 0.0 and result.metrics["mean_per_class_recall"] == 0.0
+
+
+def test_label_ranks_and_recall_by_hand():
+    classes = torch.eye(3)
+    images = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
+    labels = torch.tensor([0, 2, 0, 2])
+    ranks = label_ranks(images, classes, labels)
+    assert ranks.tolist() == [0, 2, 1, 0]
+    assert mean_per_class_recall(ranks < 1, labels) == pytest.approx((1 / 2 + 1 / 2) / 2)
+    uneven = torch.tensor([True, False, False, True])
+    assert mean_per_class_recall(uneven, torch.tensor([0, 0, 0, 5])) == pytest.approx(
+        (1 / 3 + 1) / 2
+    )
+
+
+def test_class_features_average_templates_before_normalising():
+    def prompt_length(color):
+        return color
+
+    model = color_encoder(text_features=prompt_length)
+    features = class_features(model, ["red", "blue"], ["{c}", "a green thing not {c}"], World())
+    red, green, blue = (
+        torch.tensor(c).float() for c in ((250, 10, 10), (10, 250, 10), (10, 10, 250))
+    )
+    expected = torch.stack([F.normalize(red + green, dim=0), F.normalize(blue + green, dim=0)])
+    assert torch.allclose(features, expected, atol=1e-6)
+    assert torch.allclose(features.norm(dim=1), torch.ones(2))
+
+
+def test_retrieval_folder_is_refused(tmp_path):
+    root = write_color_set(tmp_path, [0, 1], ["red", "green"])
+    with pytest.raises(DataError, match="is of type retrieval; use kind: retrieval"):
+        run(root, color_encoder())
