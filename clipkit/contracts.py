@@ -51,7 +51,10 @@ class Batch(NamedTuple):
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def _map(self, fn) -> Batch:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        fields = [fn(v) if isinstance(v, Tensor) else {k: fn(t) for k, t in v.items()} for v in tuple(self)]
+        fields = [
+            fn(v) if isinstance(v, Tensor) else {k: fn(t) for k, t in v.items()}
+            for v in tuple(self)
+        ]
         return Batch(*fields)
 
 
@@ -136,7 +139,11 @@ class Features:
         shape = self.embeddings[name].shape[:2]
         mask = self.masks.get(name)
         if mask is None:
-            return torch.ones((shape[0] * self.world_size, shape[1]), dtype=torch.bool, device=self.logit_scale.device)
+            return torch.ones(
+                (shape[0] * self.world_size, shape[1]),
+                dtype=torch.bool,
+                device=self.logit_scale.device,
+            )
         return self._gather(f"mask:{name}", mask.to(torch.uint8)).bool()
 
     def all_ids(self) -> Tensor:

@@ -19,7 +19,13 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import MANIFEST, find_checkpoint, read_json
 from clipkit.contracts import Batch, Outputs
 from clipkit.errors import CheckpointError
-from clipkit.towers.build import CONFIG_NAME, WEIGHTS_NAME, Towers, build_towers, load_open_clip_state
+from clipkit.towers.build import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    Towers,
+    build_towers,
+    load_open_clip_state,
+)
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
 
 
@@ -48,7 +54,9 @@ def load_towers(path: str | Path, nonscalar_logit_scale: bool = False) -> Towers
         reader = CheckpointReader(find_checkpoint(path))
         config, state, source = reader.config, reader.towers_state(), str(reader.folder)
     towers = build_towers(
-        config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), nonscalar_logit_scale=nonscalar_logit_scale
+        config["model_cfg"],
+        preprocess_cfg=config.get("preprocess_cfg"),
+        nonscalar_logit_scale=nonscalar_logit_scale,
     )
     load_open_clip_state(towers.clip, state, source)
     towers.clip.eval()
@@ -108,9 +116,14 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     state = reader.towers_state()
     out.mkdir(parents=True, exist_ok=True)
     weights = out / WEIGHTS_NAME
-    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, weights, {"format": "pt"})
+    safetensors.torch.save_file(
+        {k: v.contiguous() for k, v in state.items()}, weights, {"format": "pt"}
+    )
     flush(weights)
     write_text(out / CONFIG_NAME, json.dumps(reader.config, indent=1))
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in (weights, out / CONFIG_NAME)}
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
+        for p in (weights, out / CONFIG_NAME)
+    }
     write_text(out / MANIFEST, json.dumps({"format": "clipkit-1", "files": files}, indent=1))
     return out

@@ -21,9 +21,15 @@ CELL_TIMEOUT_S = 180
 
 def _serve(rank: int, world_size: int, rendezvous: str, connection: Any) -> None:
     os.environ.update(
-        OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", RANK=str(rank), WORLD_SIZE=str(world_size),
-        LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="1", HF_HUB_OFFLINE="1",
-    )  # fmt: skip
+        OMP_NUM_THREADS="1",
+        DS_ACCELERATOR="cpu",
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="1",
+        HF_HUB_OFFLINE="1",
+    )
     import torch
     import torch.distributed as dist
 

@@ -77,7 +77,10 @@ def test_a_script_with_only_open_clip_scores_alike(trained: Path, tmp_path: Path
     out = clipkit.export(trained / "runs" / "r", tmp_path / "out")
     data = trained / "data" / "classes"
     run = subprocess.run(
-        [sys.executable, "-c", SCORE, str(out), str(data)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCORE, str(out), str(data)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert run.returncode == 0, run.stderr
     results = json.loads((trained / "runs" / "r" / "results.json").read_text())["classes"]

@@ -19,18 +19,27 @@ MODEL_CFG: dict[str, Any] = {
 
 
 def tiny_model(
-    *, seed: int = 0, dropout: float = 0.0, patch_dropout: float | None = None, bias: float | None = None,
-    dtype: torch.dtype = torch.float32, autocast: torch.dtype | None = None,
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
+    patch_dropout: float | None = None,
+    bias: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
     heads: dict[str, nn.Module] | None = None,
-) -> DualEncoder:  # fmt: skip
+) -> DualEncoder:
     """Random weights that depend on `seed` only."""
     torch.manual_seed(seed)
     config = {**MODEL_CFG, "init_logit_bias": bias}
     towers = build_towers(config, patch_dropout=patch_dropout)
-    model = DualEncoder(towers.clip, mean=towers.mean, std=towers.std, autocast=autocast, heads=heads)
+    model = DualEncoder(
+        towers.clip, mean=towers.mean, std=towers.std, autocast=autocast, heads=heads
+    )
     if dropout:
         model.towers.ln_final = nn.Sequential(model.towers.ln_final, nn.Dropout(dropout))
-        model.towers.visual.ln_post = nn.Sequential(model.towers.visual.ln_post, nn.Dropout(dropout))
+        model.towers.visual.ln_post = nn.Sequential(
+            model.towers.visual.ln_post, nn.Dropout(dropout)
+        )
     return model.to(dtype).train()
 
 

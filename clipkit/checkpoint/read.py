@@ -68,7 +68,9 @@ class CheckpointReader:
         if out is None and stop == start:
             return torch.empty(0)
         if out is None or covered != stop - start:
-            raise CheckpointError(f"{self.folder}: {kind} '{name}' is not covered by its slices; the index is damaged")
+            raise CheckpointError(
+                f"{self.folder}: {kind} '{name}' is not covered by its slices; the index is damaged"
+            )
         return out
 
     def full(self, kind: str, name: str) -> Tensor:
@@ -91,7 +93,9 @@ class CheckpointReader:
         try:
             return self.index[f"{kind}/{name}"]
         except KeyError:
-            raise CheckpointError(f"{self.folder} has no {kind} '{name}'; it belongs to another model") from None
+            raise CheckpointError(
+                f"{self.folder} has no {kind} '{name}'; it belongs to another model"
+            ) from None
 
     def _slice(self, piece: dict[str, Any], start: int, stop: int) -> Tensor:
         name = piece["file"]

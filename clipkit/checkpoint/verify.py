@@ -42,11 +42,15 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
     for name, entry in files.items():
         path = folder / name
         if Path(name).name != name or not isinstance(entry, dict):
-            raise CheckpointError(f"{folder / MANIFEST}: '{str(name)[:80]}' is not a plain file entry")
+            raise CheckpointError(
+                f"{folder / MANIFEST}: '{str(name)[:80]}' is not a plain file entry"
+            )
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; use another checkpoint of the run")
         if path.stat().st_size != entry.get("bytes"):
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, {entry.get('bytes')} were written")
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, {entry.get('bytes')} were written"
+            )
         try:
             digest = sha256(path)
         except OSError as error:
@@ -89,7 +93,9 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder; give a run folder, a checkpoint or an exported folder")
+        raise CheckpointError(
+            f"{path}: no such folder; give a run folder, a checkpoint or an exported folder"
+        )
     if (path / MANIFEST).is_file() or _STEP.match(path.name):
         verify_checkpoint(path)
         return path

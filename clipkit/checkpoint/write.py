@@ -55,9 +55,14 @@ def _write_rank(folder: Path, rank: int, slices: Iterable[Slice]) -> None:
         key = f"{piece.kind}/{piece.name}@{piece.start}"
         tensors[key] = piece.data.detach().to("cpu", copy=True).contiguous()
         entries.append(
-            {"tensor": f"{piece.kind}/{piece.name}", "shape": list(piece.shape), "key": key,
-             "start": piece.start, "stop": piece.start + piece.data.numel()}
-        )  # fmt: skip
+            {
+                "tensor": f"{piece.kind}/{piece.name}",
+                "shape": list(piece.shape),
+                "key": key,
+                "start": piece.start,
+                "stop": piece.start + piece.data.numel(),
+            }
+        )
     save_file(tensors or {"empty": torch.zeros(1)}, file)
     flush(file)
     side = {"entries": entries, "bytes": file.stat().st_size, "sha256": sha256(file)}
@@ -75,7 +80,9 @@ def _merge(folder: Path, world_size: int) -> tuple[dict[str, Any], dict[str, Any
         files[name] = {"bytes": side["bytes"], "sha256": side["sha256"]}
         for e in side["entries"]:
             entry = index.setdefault(e["tensor"], {"shape": e["shape"], "slices": []})
-            entry["slices"].append({"file": name, "key": e["key"], "start": e["start"], "stop": e["stop"]})
+            entry["slices"].append(
+                {"file": name, "key": e["key"], "start": e["start"], "stop": e["stop"]}
+            )
         side_file.unlink()
     for entry in index.values():
         entry["slices"].sort(key=lambda s: s["start"])
@@ -109,13 +116,21 @@ def _agree(world: World, step: Callable[[], None], what: str, final: Path) -> No
             raise
         problem = str(error)
     if world.max_int(int(bool(problem))):
-        raise CheckpointError(f"{final}: {what} failed: {problem or 'on another rank'}; earlier checkpoints are untouched")
+        raise CheckpointError(
+            f"{final}: {what} failed: {problem or 'on another rank'}; earlier checkpoints are untouched"
+        )
 
 
 def write_checkpoint(
-    run_dir: str | Path, step: int, *, slices: Iterable[Slice], state: dict[str, Any],
-    model_config: dict[str, Any], world: World, keep: int = 2,
-) -> Path:  # fmt: skip
+    run_dir: str | Path,
+    step: int,
+    *,
+    slices: Iterable[Slice],
+    state: dict[str, Any],
+    model_config: dict[str, Any],
+    world: World,
+    keep: int = 2,
+) -> Path:
     """Write `step_<step>` below `<run_dir>/checkpoints`, called by all ranks; keeps the `keep` newest.
 
     Args:
@@ -148,7 +163,12 @@ def write_checkpoint(
         _agree(world, prepare if world.is_main else _nothing, "creating the folder", final)
         _agree(world, lambda: _write_rank(folder, world.rank, slices), "writing", final)
         main = world.is_main
-        _agree(world, (lambda: _finish(folder, final, world.world_size, texts)) if main else _nothing, "finishing", final)
+        _agree(
+            world,
+            (lambda: _finish(folder, final, world.world_size, texts)) if main else _nothing,
+            "finishing",
+            final,
+        )
     except CheckpointError:
         if world.is_main:
             shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,9 @@ def _group() -> None:
 
 @app.command("run")
 def run(
-    checkpoint: Annotated[Path, typer.Option(help="Run folder, checkpoint folder or exported folder.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="Run folder, checkpoint folder or exported folder.")
+    ],
     data: Annotated[list[Path], typer.Option(help="Evaluation set; repeat for several.")],
     split: Annotated[str, typer.Option(help="Folder or file prefix of the shards.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
@@ -51,5 +53,10 @@ def _print(results: list[dict[str, Any]]) -> None:
         for metric, value in result["metrics"].items():
             interval = result["intervals"].get(metric)
             shown = f"{interval[0]:.3f} .. {interval[1]:.3f}" if interval else ""
-            table.add_row(result["dataset"], metric, f"{value:.4f}" if isinstance(value, float) else str(value), shown)
+            table.add_row(
+                result["dataset"],
+                metric,
+                f"{value:.4f}" if isinstance(value, float) else str(value),
+                shown,
+            )
     Console().print(table)

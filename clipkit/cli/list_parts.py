@@ -24,4 +24,6 @@ def list_parts(what: Annotated[str, typer.Argument(help="losses, addons or evals
         console.print(f"[bold]{kind}[/bold]  {info.doc}", highlight=False)
         for p in info.parameters:
             default = "required" if p.required else f"= {p.default!r}"
-            console.print(f"    {p.name}: {p.type_text} {default}  [dim]{p.doc}[/dim]", highlight=False)
+            console.print(
+                f"    {p.name}: {p.type_text} {default}  [dim]{p.doc}[/dim]", highlight=False
+            )

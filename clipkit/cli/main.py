@@ -11,9 +11,12 @@ from clipkit.cli import export, list_parts, train, verify
 from clipkit.errors import ClipkitError
 
 app = typer.Typer(
-    name="clipkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="clipkit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Exact, lean, restartable CLIP pretraining on webdataset shards.",
-)  # fmt: skip
+)
 app.command("train")(train.train)
 app.command("export")(export.export_command)
 app.command("verify")(verify.verify)

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, e.g. optim.lr=3e-4.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only check config, files and arithmetic.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, e.g. optim.lr=3e-4.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check config, files and arithmetic.")
+    ] = False,
 ) -> None:
     """Train a model. Every setting is in the config; `key=value` overrides it."""
     from clipkit.dist.env import read_env

@@ -11,13 +11,17 @@ from clipkit.errors import CheckpointError
 
 
 def verify(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder, checkpoint folder or exported folder.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Run folder, checkpoint folder or exported folder.")
+    ],
 ) -> None:
     """Check every file of a checkpoint (all checkpoints of a run folder) against its manifest."""
     from clipkit.checkpoint.verify import list_checkpoints, verify_checkpoint
 
     if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint}: no such folder; give a run folder, a checkpoint or an exported folder")
+        raise CheckpointError(
+            f"{checkpoint}: no such folder; give a run folder, a checkpoint or an exported folder"
+        )
     folders = list_checkpoints(checkpoint) or [checkpoint]
     problems = []
     for folder in folders:

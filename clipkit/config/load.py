@@ -29,7 +29,9 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, (str, int, float, bool)):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: a key must be plain text")
             if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' is given twice; remove one")
+                raise ConfigError(
+                    f"line {key_node.start_mark.line + 1}: key '{key}' is given twice; remove one"
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -73,14 +75,18 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         last = i == len(steps) - 1
         if isinstance(node, list):
             if not step.isdigit() or int(step) >= len(node):
-                raise ConfigError(f"override '{key}': '{step}' is no index of a list of {len(node)}")
+                raise ConfigError(
+                    f"override '{key}': '{step}' is no index of a list of {len(node)}"
+                )
             index: Any = int(step)
         elif isinstance(node, dict):
             index = step
             if not last:
                 node.setdefault(step, {})
         else:
-            raise ConfigError(f"override '{key}': '{'.'.join(steps[:i])}' is a value, not a section")
+            raise ConfigError(
+                f"override '{key}': '{'.'.join(steps[:i])}' is a value, not a section"
+            )
         if last:
             node[index] = value
         else:
@@ -105,7 +111,9 @@ def expand_variables(value: Any, where: str) -> Any:
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise ConfigError(f"{where}: environment variable ${{{name}}} is not set; export {name}=...")
+            raise ConfigError(
+                f"{where}: environment variable ${{{name}}} is not set; export {name}=..."
+            )
         return os.environ[name]
 
     return _VARIABLE.sub(replace, value)
@@ -114,11 +122,17 @@ def expand_variables(value: Any, where: str) -> Any:
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     model: Any = RunConfig
     for step in location:
-        field = model.model_fields.get(step) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        field = (
+            model.model_fields.get(step)
+            if isinstance(model, type) and issubclass(model, BaseModel)
+            else None
+        )
         if field is None:
             return []
         candidates = [field.annotation, *get_args(field.annotation)]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+        )
     return list(model.model_fields) if model else []
 
 
@@ -136,21 +150,35 @@ def _first_problem(error: ValidationError) -> str:
 def _check_parts(config: RunConfig) -> RunConfig:
     ext = config.extensions
     losses = [
-        check_part("losses", s, f"loss.{i}" if len(config.loss) > 1 else "loss", extensions=ext,
-                   extra={"weight": (float, 1.0)})
+        check_part(
+            "losses",
+            s,
+            f"loss.{i}" if len(config.loss) > 1 else "loss",
+            extensions=ext,
+            extra={"weight": (float, 1.0)},
+        )
         for i, s in enumerate(config.loss)
-    ]  # fmt: skip
+    ]
     addons = [
-        check_part("addons", s, f"addons.{i}", extensions=ext, extra={}) for i, s in enumerate(config.addons)
+        check_part("addons", s, f"addons.{i}", extensions=ext, extra={})
+        for i, s in enumerate(config.addons)
     ]
     tasks = [
-        check_part("eval", s, f"eval.tasks.{i}", extensions=ext, extra={"data": (str, ...), "name": (str | None, None)})
+        check_part(
+            "eval",
+            s,
+            f"eval.tasks.{i}",
+            extensions=ext,
+            extra={"data": (str, ...), "name": (str | None, None)},
+        )
         for i, s in enumerate(config.eval.tasks)
     ]
     for i, task in enumerate(tasks):
         if task["data"] not in config.data.eval:
             known = list(config.data.eval)
-            raise ConfigError(f"eval.tasks.{i}.data: '{task['data']}' is not in data.eval{suggest(task['data'], known)}")
+            raise ConfigError(
+                f"eval.tasks.{i}.data: '{task['data']}' is not in data.eval{suggest(task['data'], known)}"
+            )
         task["name"] = task["name"] or task["data"]
     return config.model_copy(
         update={
@@ -177,7 +205,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a config is a mapping of sections (run, model, data, ...)")
     if any(o.startswith("loss.") for o in overrides) and tree.get("loss") is None:
-        tree["loss"] = dict(RunConfig.model_fields["loss"].default[0])  # so that loss.weight=2 has a kind
+        tree["loss"] = dict(
+            RunConfig.model_fields["loss"].default[0]
+        )  # so that loss.weight=2 has a kind
     for override in overrides:
         apply_override(tree, override)
     if isinstance(tree.get("data"), dict):

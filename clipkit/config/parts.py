@@ -22,9 +22,18 @@ from clipkit.errors import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _TYPES: dict[str, Any] = {
-    "bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict, "tuple": tuple,
-    "Literal": Literal, "Any": Any, "None": None, "__builtins__": {},
-}  # fmt: skip
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "list": list,
+    "dict": dict,
+    "tuple": tuple,
+    "Literal": Literal,
+    "Any": Any,
+    "None": None,
+    "__builtins__": {},
+}
 
 
 @dataclass(frozen=True)
@@ -91,16 +100,23 @@ def _find_file(room: str, kind: str, extensions: tuple[str, ...]) -> tuple[str, 
         if kind not in list_kinds(room):
             raise ConfigError(f"unknown kind '{kind}'{suggest(kind, list_kinds(room))}")
         path = _PACKAGE / room / f"{kind}.py"
-        return f"clipkit.{room}.{kind}", path if path.exists() else _PACKAGE / room / kind / "__init__.py"
+        return (
+            f"clipkit.{room}.{kind}",
+            path if path.exists() else _PACKAGE / room / kind / "__init__.py",
+        )
     if not any(kind == e or kind.startswith(e + ".") for e in extensions):
         package = kind.split(".")[0]
-        raise ConfigError(f"kind '{kind}' is outside clipkit; allow it with extensions: [{package}]")
+        raise ConfigError(
+            f"kind '{kind}' is outside clipkit; allow it with extensions: [{package}]"
+        )
     try:
         spec = importlib.util.find_spec(kind)
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
-        raise ConfigError(f"kind '{kind}': no such module; is its package installed or on PYTHONPATH?")
+        raise ConfigError(
+            f"kind '{kind}': no such module; is its package installed or on PYTHONPATH?"
+        )
     return kind, Path(spec.origin)
 
 
@@ -131,7 +147,9 @@ def read_part(room: str, kind: str, extensions: tuple[str, ...] = ()) -> PartInf
         raise ConfigError(f"kind '{kind}': {path} does not end with PART = TheClass")
     name, node = found
     doc = ast.get_docstring(node) or ""
-    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    init = next(
+        (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None
+    )
     docs = _argument_docs(doc)
     parameters = []
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults) if init else ():
@@ -158,7 +176,12 @@ def _parameter(arg: ast.arg, default: ast.expr | None, doc: str) -> Parameter:
 
 
 def check_part(
-    room: str, spec: dict[str, Any], where: str, *, extensions: tuple[str, ...] = (), extra: dict[str, Any]
+    room: str,
+    spec: dict[str, Any],
+    where: str,
+    *,
+    extensions: tuple[str, ...] = (),
+    extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Check one part of the config against its signature and fill in its defaults.
 
@@ -176,7 +199,9 @@ def check_part(
         ConfigError: Names the key and the nearest right one.
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
-        raise ConfigError(f"{where}: needs a mapping with a 'kind', e.g. {{kind: {list_kinds(room)[0]}}}")
+        raise ConfigError(
+            f"{where}: needs a mapping with a 'kind', e.g. {{kind: {list_kinds(room)[0]}}}"
+        )
     try:
         info = read_part(room, spec["kind"], extensions)
     except ConfigError as error:
@@ -187,8 +212,12 @@ def check_part(
     known = list(fields)
     for key in spec:
         if key not in fields:
-            raise ConfigError(f"{where}.{key}: unknown key of kind '{info.kind}'{suggest(str(key), known)}")
-    model = create_model("Part", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+            raise ConfigError(
+                f"{where}.{key}: unknown key of kind '{info.kind}'{suggest(str(key), known)}"
+            )
+    model = create_model(
+        "Part", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
+    )
     try:
         return model(**spec).model_dump(mode="json")
     except ValidationError as error:
@@ -198,7 +227,11 @@ def check_part(
 
 
 def build_part(
-    room: str, spec: dict[str, Any], *given: Any, extensions: tuple[str, ...] = (), drop: tuple[str, ...] = ()
+    room: str,
+    spec: dict[str, Any],
+    *given: Any,
+    extensions: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
 ) -> Any:
     """Import the kind's module and build its PART: `given` before the `*`, the YAML arguments after it."""
     module, _ = _find_file(room, spec["kind"], extensions)

@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 MASK = "[redacted]"
-_KEY = re.compile(r"(api[_-]?key|access[_-]?key|token(?!iz)|secret|passw(or)?d|credential|authorization)", re.I)
+_KEY = re.compile(
+    r"(api[_-]?key|access[_-]?key|token(?!iz)|secret|passw(or)?d|credential|authorization)", re.I
+)
 _VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abpr]-[A-Za-z0-9-]{10,}"
     r"|AKIA[A-Z0-9]{12,}|(?<![0-9a-f/])[0-9a-f]{40}(?![0-9a-f]))"

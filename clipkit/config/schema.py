@@ -19,25 +19,51 @@ class Section(BaseModel):
 class RunSection(Section):
     """Where the run lives and how it starts."""
 
-    dir: str = Field("runs", description="Folder that holds run folders; ${VARIABLES} are expanded.")
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Run folder below `dir`.")
+    dir: str = Field(
+        "runs", description="Folder that holds run folders; ${VARIABLES} are expanded."
+    )
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Run folder below `dir`."
+    )
     seed: int = Field(0, ge=0, description="Seeds weights, order, augmentation and dropout.")
-    resume: Literal["none", "auto"] = Field("none", description="auto: go on from the newest valid checkpoint.")
+    resume: Literal["none", "auto"] = Field(
+        "none", description="auto: go on from the newest valid checkpoint."
+    )
 
 
 class ModelSection(Section):
     """The dual encoder."""
 
-    arch: str = Field("ViT-B-32", description="open_clip architecture, or path of a model config json.")
-    pretrained: str | None = Field(None, description="Weights file, run or exported folder, open_clip tag.")
-    lock: tuple[Literal["image", "text"], ...] = Field((), description="Towers that stay frozen (LiT).")
-    unlocked_groups: int = Field(0, ge=0, description="Last groups of a locked tower that still train.")
-    patch_dropout: float | None = Field(None, ge=0, lt=1, description="Share of image patches dropped in training.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations inside the towers.")
-    freeze_batch_norm: bool = Field(False, description="Replace batch norm by its fixed statistics.")
-    image_size: int | None = Field(None, gt=0, description="Overrides the architecture's image size.")
-    init_logit_scale: float = Field(math.log(1 / 0.07), description="Log of the first temperature's inverse.")
-    init_logit_bias: float | None = Field(None, description="Set (-10) for sigmoid losses; null: no bias.")
+    arch: str = Field(
+        "ViT-B-32", description="open_clip architecture, or path of a model config json."
+    )
+    pretrained: str | None = Field(
+        None, description="Weights file, run or exported folder, open_clip tag."
+    )
+    lock: tuple[Literal["image", "text"], ...] = Field(
+        (), description="Towers that stay frozen (LiT)."
+    )
+    unlocked_groups: int = Field(
+        0, ge=0, description="Last groups of a locked tower that still train."
+    )
+    patch_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Share of image patches dropped in training."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations inside the towers."
+    )
+    freeze_batch_norm: bool = Field(
+        False, description="Replace batch norm by its fixed statistics."
+    )
+    image_size: int | None = Field(
+        None, gt=0, description="Overrides the architecture's image size."
+    )
+    init_logit_scale: float = Field(
+        math.log(1 / 0.07), description="Log of the first temperature's inverse."
+    )
+    init_logit_bias: float | None = Field(
+        None, description="Set (-10) for sigmoid losses; null: no bias."
+    )
 
 
 class SampleLimits(Section):
@@ -51,16 +77,26 @@ class DataSection(Section):
     """Shards, order and transforms. ${VARIABLES} are expanded in every string."""
 
     train: tuple[str, ...] = Field((), description="Tar shards: paths, globs or {000..123} braces.")
-    eval: dict[str, str] = Field({}, description="Name -> folder in CLIP_benchmark's webdataset layout.")
-    mode: Literal["indexed", "streaming"] = Field("indexed", description="indexed: exact order and resume.")
+    eval: dict[str, str] = Field(
+        {}, description="Name -> folder in CLIP_benchmark's webdataset layout."
+    )
+    mode: Literal["indexed", "streaming"] = Field(
+        "indexed", description="indexed: exact order and resume."
+    )
     image_keys: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     caption_keys: tuple[str, ...] = ("txt",)
     workers: int = Field(2, ge=0, description="Loader processes per rank.")
-    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="Share of unreadable samples that stops the run.")
-    crop_scale: tuple[float, float] = Field((0.9, 1.0), description="Area range of the random resized crop.")
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="Share of unreadable samples that stops the run."
+    )
+    crop_scale: tuple[float, float] = Field(
+        (0.9, 1.0), description="Area range of the random resized crop."
+    )
     crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="Aspect range of the crop.")
     flip: float = Field(0.0, ge=0, le=1, description="Chance of a horizontal flip.")
-    streams: int | None = Field(None, gt=0, description="Canonical streams of the order; null: gcd(batch, 64).")
+    streams: int | None = Field(
+        None, gt=0, description="Canonical streams of the order; null: gcd(batch, 64)."
+    )
     window: int = Field(4096, gt=0, description="Samples per shuffle window of a stream.")
     shuffle_buffer: int = Field(2000, gt=0, description="streaming: samples held for shuffling.")
     limits: SampleLimits = SampleLimits()
@@ -80,11 +116,17 @@ class OptimSection(Section):
     beta2: float = Field(0.98, ge=0, lt=1)
     eps: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.2, ge=0)
-    schedule: Literal["cosine", "constant", "wsd"] = Field("cosine", description="wsd: warmup, stable, decay.")
+    schedule: Literal["cosine", "constant", "wsd"] = Field(
+        "cosine", description="wsd: warmup, stable, decay."
+    )
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int = Field(0, ge=0, description="wsd: length of the final linear decay.")
-    gradient_clip_norm: float | None = Field(1.0, gt=0, description="Global norm; null: no clipping.")
-    max_logit_scale: float = Field(100.0, gt=0, description="logit_scale is clamped to this after each step.")
+    gradient_clip_norm: float | None = Field(
+        1.0, gt=0, description="Global norm; null: no clipping."
+    )
+    max_logit_scale: float = Field(
+        100.0, gt=0, description="logit_scale is clamped to this after each step."
+    )
 
 
 class TrainSection(Section):
@@ -93,11 +135,17 @@ class TrainSection(Section):
     total_steps: int | None = Field(None, gt=0)
     epochs: float | None = Field(None, gt=0)
     global_batch_size: int = Field(256, gt=0, description="Samples per step over all ranks.")
-    chunk_size: int | None = Field(None, gt=0, description="Samples encoded at once per rank; null: all of them.")
+    chunk_size: int | None = Field(
+        None, gt=0, description="Samples encoded at once per rank; null: all of them."
+    )
     precision: Literal["fp32", "bf16", "pure_bf16"] = "fp32"
-    batch_norm: Literal["refuse", "chunk"] = Field("refuse", description="chunk: inexact statistics per chunk.")
+    batch_norm: Literal["refuse", "chunk"] = Field(
+        "refuse", description="chunk: inexact statistics per chunk."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, gt=0, description="CPU threads per rank; null: cores / ranks of the node.")
+    threads: int | None = Field(
+        None, gt=0, description="CPU threads per rank; null: cores / ranks of the node."
+    )
 
 
 class EngineSection(Section):
@@ -105,7 +153,9 @@ class EngineSection(Section):
 
     strategy: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 1
-    timeout_s: float = Field(600.0, gt=0, description="A collective that takes longer ends the run.")
+    timeout_s: float = Field(
+        600.0, gt=0, description="A collective that takes longer ends the run."
+    )
 
 
 class EvalSection(Section):
@@ -142,11 +192,15 @@ class RunConfig(Section):
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
     engine: EngineSection = EngineSection()
-    deepspeed: dict[str, Any] = Field({}, description="Overrides single keys of the generated DeepSpeed config.")
+    deepspeed: dict[str, Any] = Field(
+        {}, description="Overrides single keys of the generated DeepSpeed config."
+    )
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
-    extensions: tuple[str, ...] = Field((), description="Packages whose modules may be named as a kind.")
+    extensions: tuple[str, ...] = Field(
+        (), description="Packages whose modules may be named as a kind."
+    )
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -159,18 +213,35 @@ class RunConfig(Section):
         if (train.total_steps is None) == (train.epochs is None):
             raise ValueError("train: set exactly one of total_steps and epochs")
         if train.epochs is not None and self.data.mode == "streaming":
-            raise ValueError("train.epochs: streaming mode has no known length; set train.total_steps")
+            raise ValueError(
+                "train.epochs: streaming mode has no known length; set train.total_steps"
+            )
         if train.precision == "pure_bf16" and engine.strategy == "deepspeed":
-            raise ValueError("train.precision: pure_bf16 needs engine.strategy=torch; use bf16 under deepspeed")
-        if engine.strategy == "torch" and "zero_stage" in engine.model_fields_set and engine.zero_stage:
-            raise ValueError("engine.zero_stage: the torch strategy does not shard; set engine.strategy=deepspeed")
+            raise ValueError(
+                "train.precision: pure_bf16 needs engine.strategy=torch; use bf16 under deepspeed"
+            )
+        if (
+            engine.strategy == "torch"
+            and "zero_stage" in engine.model_fields_set
+            and engine.zero_stage
+        ):
+            raise ValueError(
+                "engine.zero_stage: the torch strategy does not shard; set engine.strategy=deepspeed"
+            )
         if engine.strategy == "torch" and self.deepspeed:
-            raise ValueError("deepspeed: has no effect with engine.strategy=torch; remove the section")
+            raise ValueError(
+                "deepspeed: has no effect with engine.strategy=torch; remove the section"
+            )
         if not self.loss:
             raise ValueError("loss: at least one loss is needed, e.g. loss: {kind: infonce}")
-        for low, high, name in ((*self.data.crop_scale, "crop_scale"), (*self.data.crop_ratio, "crop_ratio")):
+        for low, high, name in (
+            (*self.data.crop_scale, "crop_scale"),
+            (*self.data.crop_ratio, "crop_ratio"),
+        ):
             if not 0 < low <= high:
                 raise ValueError(f"data.{name}: needs 0 < low <= high, got [{low}, {high}]")
         if self.data.crop_scale[1] > 1:
-            raise ValueError(f"data.crop_scale: an area share cannot exceed 1, got {self.data.crop_scale[1]}")
+            raise ValueError(
+                f"data.crop_scale: an area share cannot exceed 1, got {self.data.crop_scale[1]}"
+            )
         return self

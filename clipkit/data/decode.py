@@ -66,7 +66,9 @@ def _jpeg_pixels(data: bytes) -> int:
         if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # junk or a marker without length: not for us
             return 0
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[i + 5 : i + 7], "big") * int.from_bytes(data[i + 7 : i + 9], "big")
+            return int.from_bytes(data[i + 5 : i + 7], "big") * int.from_bytes(
+                data[i + 7 : i + 9], "big"
+            )
         i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
     return 0
 

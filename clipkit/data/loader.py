@@ -34,9 +34,13 @@ class _Batches(Dataset[Delivered]):
     """Item t: this rank's rows of global batch t, and the bad samples met on the way."""
 
     def __init__(
-        self, indexes: list[TarIndex], order: Order, reader: SampleReader,
-        tokenizer: Callable[[list[str]], Tensor], rows: slice,
-    ) -> None:  # fmt: skip
+        self,
+        indexes: list[TarIndex],
+        order: Order,
+        reader: SampleReader,
+        tokenizer: Callable[[list[str]], Tensor],
+        rows: slice,
+    ) -> None:
         self.indexes, self.order, self.reader = indexes, order, reader
         self.tokenizer, self.rows = tokenizer, rows
         self._files: OrderedDict[str, int] = OrderedDict()
@@ -53,7 +57,9 @@ class _Batches(Dataset[Delivered]):
             return error, bad
         return collate(samples, self.tokenizer), bad
 
-    def _sample(self, epoch: int, place: int, step: int, row: int, bad: list[tuple[str, str]]) -> Sample:
+    def _sample(
+        self, epoch: int, place: int, step: int, row: int, bad: list[tuple[str, str]]
+    ) -> Sample:
         for attempt in range(_MAX_ATTEMPTS):
             where = np.array([self.order.substitute(place, attempt)])
             shard, index, sample_id = (int(x[0]) for x in self.order.locate(epoch, where))
@@ -63,7 +69,9 @@ class _Batches(Dataset[Delivered]):
             except BadSample as error:
                 bad.append((self.indexes[shard].path, error.cause))
         causes = ", ".join(sorted({cause for _, cause in bad}))
-        raise DataError(f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), last in {bad[-1][0]}; mend the shards")
+        raise DataError(
+            f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), last in {bad[-1][0]}; mend the shards"
+        )
 
     def _members(self, index: TarIndex, sample: int) -> dict[str, bytes]:
         members = {}
@@ -106,10 +114,17 @@ class IndexedLoader:
     """
 
     def __init__(
-        self, indexes: list[TarIndex], order: Order, reader: SampleReader,
-        tokenizer: Callable[[list[str]], Tensor], *, rank: int = 0, world_size: int = 1, workers: int = 0,
+        self,
+        indexes: list[TarIndex],
+        order: Order,
+        reader: SampleReader,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
         max_bad_fraction: float = 0.01,
-    ) -> None:  # fmt: skip
+    ) -> None:
         local = order.batch // world_size
         rows = slice(rank * local, (rank + 1) * local)
         self.order, self.workers, self.step = order, workers, 0
@@ -142,7 +157,12 @@ class IndexedLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Position and everything that gives it meaning; holds no world size and no worker count."""
-        return {"mode": "indexed", "step": self.step, "order": self.order.parameters(), "manifest": self._manifest}
+        return {
+            "mode": "indexed",
+            "step": self.step,
+            "order": self.order.parameters(),
+            "manifest": self._manifest,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the last trained batch.
@@ -161,7 +181,9 @@ def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
         CheckpointError: Names what differs and the remedy.
     """
     if state.get("mode") != own["mode"]:
-        raise CheckpointError(f"the checkpoint was trained with data.mode={state.get('mode')}; keep it or start anew")
+        raise CheckpointError(
+            f"the checkpoint was trained with data.mode={state.get('mode')}; keep it or start anew"
+        )
     for key, value in own["order"].items():
         if state["order"].get(key) != value:
             raise CheckpointError(

@@ -35,15 +35,22 @@ class Order:
     """
 
     def __init__(
-        self, counts: Sequence[int], *, seed: int, global_batch_size: int, streams: int | None = None,
+        self,
+        counts: Sequence[int],
+        *,
+        seed: int,
+        global_batch_size: int,
+        streams: int | None = None,
         window: int = 4096,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         self.seed, self.batch, self.window = seed, global_batch_size, window
         self.streams = streams or math.gcd(global_batch_size, 64)
         total = int(self.counts.sum())
         if self.batch % self.streams:
-            raise DataError(f"data.streams={self.streams} must divide train.global_batch_size={self.batch}")
+            raise DataError(
+                f"data.streams={self.streams} must divide train.global_batch_size={self.batch}"
+            )
         self.stream_length = total // self.streams
         self.per_batch = self.batch // self.streams
         self.batches_per_epoch = self.stream_length // self.per_batch
@@ -59,7 +66,9 @@ class Order:
     def _line(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(permuted shard numbers, line position at which each begins) of an epoch."""
         if epoch not in self._epochs:
-            shards = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.counts))
+            shards = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(
+                len(self.counts)
+            )
             begins = np.concatenate([[0], np.cumsum(self.counts[shards])])
             self._epochs[epoch] = (shards, begins)
             while len(self._epochs) > 2:
@@ -87,7 +96,10 @@ class Order:
         for s in np.unique(stream):
             for w in np.unique(offset[stream == s] // self.window):
                 here = (stream == s) & (offset // self.window == w)
-                places[here] = s * self.stream_length + self._window(epoch, s, w)[offset[here] - w * self.window]
+                places[here] = (
+                    s * self.stream_length
+                    + self._window(epoch, s, w)[offset[here] - w * self.window]
+                )
         return epoch, places
 
     def locate(self, epoch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,7 +117,12 @@ class Order:
 
     def parameters(self) -> dict[str, int]:
         """What must be equal for a position to mean the same sample."""
-        return {"seed": self.seed, "global_batch_size": self.batch, "streams": self.streams, "window": self.window}
+        return {
+            "seed": self.seed,
+            "global_batch_size": self.batch,
+            "streams": self.streams,
+            "window": self.window,
+        }
 
     def sample_seed(self, step: int, row: int) -> list[int]:
         """Seed of a sample's augmentation: f(seed, step, row), never a worker's."""
@@ -116,4 +133,10 @@ def batch_checksum(ids: np.ndarray, first_row: int) -> int:
     """Order-sensitive 31-bit checksum of a rank's sample ids; the sum over ranks is the global batch's."""
     rows = np.arange(first_row, first_row + len(ids))
     text = np.stack([rows, np.asarray(ids, dtype=np.int64)], axis=1)
-    return sum(int.from_bytes(hashlib.blake2b(r.tobytes(), digest_size=4).digest(), "big") >> 1 for r in text) % 2**31
+    return (
+        sum(
+            int.from_bytes(hashlib.blake2b(r.tobytes(), digest_size=4).digest(), "big") >> 1
+            for r in text
+        )
+        % 2**31
+    )

@@ -80,7 +80,9 @@ class SampleReader:
             raise BadSample("caption_not_utf8") from None
         if not caption:
             raise BadSample("empty_caption")
-        image = decode_image(members[image_key], max_pixels=self.max_pixels, max_bytes=self.max_bytes)
+        image = decode_image(
+            members[image_key], max_pixels=self.max_pixels, max_bytes=self.max_bytes
+        )
         sample = Sample({"image": self.transform(image, rng)}, {"text": [caption]}, id=sample_id)
         if self.hooks:
             sample.meta = _read_meta(members.get("json"))

@@ -49,21 +49,33 @@ def expand_shards(patterns: Iterable[str], where: str = "data.train") -> list[st
             raise DataError(f"{where}: '{pattern}' is an empty range; write the lower number first")
         for item in items:
             if item.startswith("pipe:"):
-                raise DataError(f"{where}: '{item}' would run a shell command; list files or URLs instead")
+                raise DataError(
+                    f"{where}: '{item}' would run a shell command; list files or URLs instead"
+                )
             if is_url(item):
                 paths.append(item)
             elif glob.has_magic(item):
                 found = sorted(glob.glob(item, recursive=True))
                 if not found:
-                    raise DataError(f"{where}: no file matches '{item}'; check the path and the pattern")
+                    raise DataError(
+                        f"{where}: no file matches '{item}'; check the path and the pattern"
+                    )
                 paths.extend(found)
             elif not os.path.isfile(item):
-                raise DataError(f"{where}: shard '{item}' does not exist; check the path and the range in braces")
+                raise DataError(
+                    f"{where}: shard '{item}' does not exist; check the path and the range in braces"
+                )
             else:
                 paths.append(item)
-    repeated = next((p for i, p in enumerate(paths) if p in paths[:i]), None) if len(paths) < 5000 else None
+    repeated = (
+        next((p for i, p in enumerate(paths) if p in paths[:i]), None)
+        if len(paths) < 5000
+        else None
+    )
     if repeated:
-        raise DataError(f"{where}: shard '{repeated}' is listed twice; its samples would be repeated")
+        raise DataError(
+            f"{where}: shard '{repeated}' is listed twice; its samples would be repeated"
+        )
     return paths
 
 
@@ -76,5 +88,7 @@ def resolve_shards(patterns: Iterable[str], mode: str, where: str = "data.train"
     paths = expand_shards(patterns, where)
     remote = next((p for p in paths if is_url(p)), None)
     if remote and mode == "indexed":
-        raise DataError(f"{where}: '{remote}' is remote; copy it to disk or set data.mode=streaming")
+        raise DataError(
+            f"{where}: '{remote}' is remote; copy it to disk or set data.mode=streaming"
+        )
     return paths

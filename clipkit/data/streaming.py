@@ -32,9 +32,19 @@ class _ShardStream(IterableDataset[Delivered]):
     """This rank's batches; worker w of n builds batches w, w + n, ..."""
 
     def __init__(
-        self, shards: list[str], reader: SampleReader, tokenizer: Callable[[list[str]], Tensor], *,
-        seed: int, rank: int, world_size: int, workers: int, local_batch: int, buffer: int, start: int,
-    ) -> None:  # fmt: skip
+        self,
+        shards: list[str],
+        reader: SampleReader,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        workers: int,
+        local_batch: int,
+        buffer: int,
+        start: int,
+    ) -> None:
         self.shards, self.reader, self.tokenizer = shards, reader, tokenizer
         self.seed, self.rank, self.world_size, self.workers = seed, rank, world_size, workers
         self.local_batch, self.buffer, self.start = local_batch, buffer, start
@@ -55,7 +65,9 @@ class _ShardStream(IterableDataset[Delivered]):
         samples: list[Sample] = []
         bad: list[tuple[str, str]] = []
         owed = 0  # a stream has no index to substitute from: a neighbour stands in for a bad sample
-        for position, raw in enumerate(self._raw(self.rank * workers + worker, self.world_size * workers)):
+        for position, raw in enumerate(
+            self._raw(self.rank * workers + worker, self.world_size * workers)
+        ):
             if position < skipped:
                 continue
             rng = np.random.Generator(np.random.PCG64([self.seed, 2, self.rank, worker, position]))
@@ -66,7 +78,9 @@ class _ShardStream(IterableDataset[Delivered]):
                 bad.append((str(raw.get("__url__", "")), error.cause))
                 owed += not samples
                 if owed == self.local_batch:
-                    raise DataError(f"{owed} samples in a row are unusable, last cause {error.cause}") from None
+                    raise DataError(
+                        f"{owed} samples in a row are unusable, last cause {error.cause}"
+                    ) from None
                 samples.extend(samples[-1:])
             if len(samples) == self.local_batch:
                 yield collate(samples, self.tokenizer), bad
@@ -88,7 +102,11 @@ class _ShardStream(IterableDataset[Delivered]):
             pipeline = wds.DataPipeline(
                 wds.SimpleShardList(mine),
                 wds.tarfile_to_samples(select_files=self._wanted_file),
-                wds.shuffle(self.buffer, initial=self.buffer, rng=random.Random(f"{self.seed}:{number}:{part}")),
+                wds.shuffle(
+                    self.buffer,
+                    initial=self.buffer,
+                    rng=random.Random(f"{self.seed}:{number}:{part}"),
+                ),
             )
             found = False
             try:
@@ -99,7 +117,9 @@ class _ShardStream(IterableDataset[Delivered]):
                 reason = " ".join(str(error).split())[:300]
                 raise DataError(f"a streamed shard cannot be read: {reason}; replace it") from None
             if not found:
-                raise DataError(f"no sample in {mine[0] if mine else 'an empty shard list'}; check the shards")
+                raise DataError(
+                    f"no sample in {mine[0] if mine else 'an empty shard list'}; check the shards"
+                )
             number += 1
 
     def _wanted_file(self, name: str) -> bool:
@@ -123,10 +143,19 @@ class StreamingLoader:
     """
 
     def __init__(
-        self, shards: list[str], reader: SampleReader, tokenizer: Callable[[list[str]], Tensor], *,
-        seed: int = 0, rank: int = 0, world_size: int = 1, workers: int = 0, global_batch_size: int = 256,
-        buffer: int = 2000, max_bad_fraction: float = 0.01,
-    ) -> None:  # fmt: skip
+        self,
+        shards: list[str],
+        reader: SampleReader,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        global_batch_size: int = 256,
+        buffer: int = 2000,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
         need = world_size * max(workers, 1)
         if len(shards) < need:
             raise DataError(
@@ -137,9 +166,12 @@ class StreamingLoader:
         self.bad = BadSampleCounter(max_bad_fraction)
         self._shards, self._reader, self._tokenizer = shards, reader, tokenizer
         self._order = {
-            "seed": seed, "world_size": world_size, "workers": workers,
-            "global_batch_size": global_batch_size, "shuffle_buffer": buffer,
-        }  # fmt: skip
+            "seed": seed,
+            "world_size": world_size,
+            "workers": workers,
+            "global_batch_size": global_batch_size,
+            "shuffle_buffer": buffer,
+        }
         self._rank = rank
 
     @property
@@ -151,16 +183,28 @@ class StreamingLoader:
         """Batches from the current position on."""
         o = self._order
         stream = _ShardStream(
-            self._shards, self._reader, self._tokenizer, seed=o["seed"], rank=self._rank,
-            world_size=o["world_size"], workers=o["workers"], local_batch=o["global_batch_size"] // o["world_size"],
-            buffer=o["shuffle_buffer"], start=self.step,
-        )  # fmt: skip
+            self._shards,
+            self._reader,
+            self._tokenizer,
+            seed=o["seed"],
+            rank=self._rank,
+            world_size=o["world_size"],
+            workers=o["workers"],
+            local_batch=o["global_batch_size"] // o["world_size"],
+            buffer=o["shuffle_buffer"],
+            start=self.step,
+        )
         loader = DataLoader(
-            stream, batch_size=None, num_workers=self.workers, prefetch_factor=2 if self.workers else None,
+            stream,
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
             pin_memory=torch.cuda.is_available(),
-        )  # fmt: skip
+        )
         batches = iter(loader)
-        if self.workers:  # the DataLoader deals round-robin from worker 0; begin where the run stopped
+        if (
+            self.workers
+        ):  # the DataLoader deals round-robin from worker 0; begin where the run stopped
             batches = _rotated(batches, self.step % self.workers, self.workers)
         for batch, bad in batches:
             if isinstance(batch, DataError):
@@ -171,7 +215,12 @@ class StreamingLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Position and layout; a stream's order depends on both."""
-        return {"mode": "streaming", "step": self.step, "order": dict(self._order), "manifest": sorted(self._shards)}
+        return {
+            "mode": "streaming",
+            "step": self.step,
+            "order": dict(self._order),
+            "manifest": sorted(self._shards),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the last trained batch.

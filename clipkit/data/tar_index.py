@@ -99,14 +99,14 @@ def _pax_path(content: bytes) -> tuple[str | None, int | None]:
 
 
 def _end_mark_problem(file: int, position: int, end: int) -> str:
-    """"" if a block of zeros at `position` is the end of the archive, else what lies behind it."""
+    """ "" if a block of zeros at `position` is the end of the archive, else what lies behind it."""
     if end - position > _MAX_PADDING or os.pread(file, end - position, position).strip(b"\0"):
         return f"data behind the end-of-archive mark at byte {position}"
     return ""
 
 
 def _header_problem(header: bytes, position: int) -> str:
-    """"" for a good header, else what is wrong with it."""
+    """ "" for a good header, else what is wrong with it."""
     if len(header) < _BLOCK:
         return "cut short" if header or position else "empty file"
     if not _checksum_ok(header):
@@ -192,9 +192,15 @@ def build_index(path: str) -> TarIndex:
         sizes.append(size)
     starts.append(len(codes))
     return TarIndex(
-        path, np.array(keys, dtype=np.str_), np.array(starts, dtype=np.int64), tuple(extensions),
-        np.array(codes, dtype=np.int32), np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64), damage,
-    )  # fmt: skip
+        path,
+        np.array(keys, dtype=np.str_),
+        np.array(starts, dtype=np.int64),
+        tuple(extensions),
+        np.array(codes, dtype=np.int32),
+        np.array(offsets, dtype=np.int64),
+        np.array(sizes, dtype=np.int64),
+        damage,
+    )
 
 
 def _sidecar(path: str) -> Path:
@@ -216,9 +222,15 @@ def _read_sidecar(path: str, sidecar: Path) -> TarIndex | None:
             if not np.array_equal(f["stamp"], _stamp(path)):
                 return None
             return TarIndex(
-                path, f["keys"], f["starts"], tuple(f["extensions"].tolist()),
-                f["member_extension"], f["offsets"], f["sizes"], str(f["damage"]),
-            )  # fmt: skip
+                path,
+                f["keys"],
+                f["starts"],
+                tuple(f["extensions"].tolist()),
+                f["member_extension"],
+                f["offsets"],
+                f["sizes"],
+                str(f["damage"]),
+            )
     except Exception:  # zipfile and numpy raise a dozen kinds on damage; whatever it is, rebuild
         return None
 
@@ -229,10 +241,16 @@ def _write_sidecar(index: TarIndex, sidecar: Path) -> None:
         sidecar.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             np.savez(
-                file, stamp=_stamp(index.path), keys=index.keys, starts=index.starts,
-                extensions=np.array(index.extensions, dtype=np.str_), member_extension=index.member_extension,
-                offsets=index.offsets, sizes=index.sizes, damage=np.array(index.damage),
-            )  # fmt: skip
+                file,
+                stamp=_stamp(index.path),
+                keys=index.keys,
+                starts=index.starts,
+                extensions=np.array(index.extensions, dtype=np.str_),
+                member_extension=index.member_extension,
+                offsets=index.offsets,
+                sizes=index.sizes,
+                damage=np.array(index.damage),
+            )
         os.replace(temporary, sidecar)
     except OSError:  # a full or read-only disk costs a rescan next time, nothing else
         temporary.unlink(missing_ok=True)

@@ -35,7 +35,14 @@ class TrainTransform:
             out = image
         else:
             out = tv.resized_crop(
-                image, top, left, height, width, list(self.size), InterpolationMode.BICUBIC, antialias=True
+                image,
+                top,
+                left,
+                height,
+                width,
+                list(self.size),
+                InterpolationMode.BICUBIC,
+                antialias=True,
             )
         return out.flip(-1) if flip else out
 
@@ -46,7 +53,12 @@ class TrainTransform:
             aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+                return (
+                    int(rng.integers(0, height - h + 1)),
+                    int(rng.integers(0, width - w + 1)),
+                    h,
+                    w,
+                )
         aspect = min(max(width / height, self.ratio[0]), self.ratio[1])
         w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
         return (height - h) // 2, (width - w) // 2, max(h, 1), max(w, 1)

@@ -93,7 +93,9 @@ class WdsFolder:
         found = index.member(sample, wanted)
         if found is None or found[2] > _MAX_BYTES:
             what = "no" if found is None else "an oversized"
-            raise DataError(f"{index.path}: sample '{index.keys[sample]}' has {what} .{'/.'.join(wanted)} member")
+            raise DataError(
+                f"{index.path}: sample '{index.keys[sample]}' has {what} .{'/.'.join(wanted)} member"
+            )
         with open(index.path, "rb") as file:
             return os.pread(file.fileno(), found[2], found[1])
 
@@ -121,11 +123,15 @@ def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
         paths = sorted(root.glob(f"{split}-*.tar"))
     missing = [p for p in paths if not p.is_file()]
     if not paths or missing:
-        raise DataError(f"evaluation set '{root}': {missing[0] if missing else f'no {split} shards'} not found")
+        raise DataError(
+            f"evaluation set '{root}': {missing[0] if missing else f'no {split} shards'} not found"
+        )
     indexes = load_indexes([str(p) for p in paths])
     damaged = next((i for i in indexes if i.damage or not len(i)), None)
     if damaged:
-        raise DataError(f"evaluation set '{root}': {damaged.path} is damaged: {damaged.damage or 'no samples'}")
+        raise DataError(
+            f"evaluation set '{root}': {damaged.path} is damaged: {damaged.damage or 'no samples'}"
+        )
     kind_file = root / "dataset_type.txt"
     kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
     if kind == "retrieval":
@@ -134,5 +140,7 @@ def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
     for file in (names, templates):
         if not file.is_file() or not _lines(file):
             what = "empty" if file.is_file() else "missing"
-            raise DataError(f"evaluation set '{root}': {file.name} is {what}; write one line per entry")
+            raise DataError(
+                f"evaluation set '{root}': {file.name} is {what}; write one line per entry"
+            )
     return WdsFolder(root, "classification", _lines(names), _lines(templates), indexes)

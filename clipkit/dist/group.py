@@ -97,13 +97,13 @@ def setup(env: RankEnv | None = None, *, device: str = "auto", timeout_s: float 
         os.environ.update(
             RANK=str(env.rank), WORLD_SIZE=str(env.world_size),
             MASTER_ADDR=env.master_addr, MASTER_PORT=str(env.master_port),
-        )  # fmt: skip
+        )
         store, _, _ = next(torch_dist.rendezvous("env://", timeout=timeout))
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     torch_dist.init_process_group(
         backend, store=torch_dist.PrefixStore("group", store), rank=env.rank,
         world_size=env.world_size, timeout=timeout,
-    )  # fmt: skip
+    )
     shared = None if env.world_size == 1 else torch_dist.PrefixStore("clipkit", store.clone())
     return World(env.rank, env.world_size, env.local_rank, chosen, shared)
 

@@ -68,7 +68,9 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
     """Towers with their weights, locked as asked, and the add-ons' heads; on the CPU (or the meta device)."""
     m = config.model
     torch.manual_seed(config.run.seed)
-    towers = build_towers(model_cfg_of(config), image_size=m.image_size, patch_dropout=m.patch_dropout)
+    towers = build_towers(
+        model_cfg_of(config), image_size=m.image_size, patch_dropout=m.patch_dropout
+    )
     if m.pretrained:
         load_weights(towers, m.arch, m.pretrained)
     lock_towers(towers.clip, m.lock, m.unlocked_groups)
@@ -79,9 +81,12 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
         heads.update(addon.heads())
     precision = config.train.precision
     model = DualEncoder(
-        towers.clip, mean=towers.mean, std=towers.std, heads=heads,
+        towers.clip,
+        mean=towers.mean,
+        std=towers.std,
+        heads=heads,
         autocast=torch.bfloat16 if precision == "bf16" else None,
-    )  # fmt: skip
+    )
     if m.freeze_batch_norm:
         from open_clip.utils import freeze_batch_norm_2d
 
@@ -130,7 +135,9 @@ def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> st
     return f"train.batch_norm=chunk: {name} sees one chunk at a time; gradients are not those of the global batch"
 
 
-def build_loader(config: RunConfig, towers: Towers, addons: list[AddOn], world: World, log: RunLog) -> Loader:
+def build_loader(
+    config: RunConfig, towers: Towers, addons: list[AddOn], world: World, log: RunLog
+) -> Loader:
     """The loader of this rank, at position 0.
 
     Raises:
@@ -139,24 +146,40 @@ def build_loader(config: RunConfig, towers: Towers, addons: list[AddOn], world: 
     d = config.data
     hooks = [a.sample for a in addons if type(a).sample is not AddOn.sample]
     reader = SampleReader(
-        TrainTransform(towers.image_size, d.crop_scale, d.crop_ratio, d.flip), d.image_keys, d.caption_keys,
-        d.limits.max_pixels, d.limits.max_bytes, hooks,
-    )  # fmt: skip
+        TrainTransform(towers.image_size, d.crop_scale, d.crop_ratio, d.flip),
+        d.image_keys,
+        d.caption_keys,
+        d.limits.max_pixels,
+        d.limits.max_bytes,
+        hooks,
+    )
     shards = resolve_shards(d.train, d.mode)
-    shared = {"rank": world.rank, "world_size": world.world_size, "workers": d.workers,
-              "max_bad_fraction": d.max_bad_fraction}  # fmt: skip
+    shared = {
+        "rank": world.rank,
+        "world_size": world.world_size,
+        "workers": d.workers,
+        "max_bad_fraction": d.max_bad_fraction,
+    }
     if d.mode == "streaming":
         return StreamingLoader(
-            shards, reader, towers.tokenizer, seed=config.run.seed, buffer=d.shuffle_buffer,
-            global_batch_size=config.train.global_batch_size, **shared,
-        )  # fmt: skip
+            shards,
+            reader,
+            towers.tokenizer,
+            seed=config.run.seed,
+            buffer=d.shuffle_buffer,
+            global_batch_size=config.train.global_batch_size,
+            **shared,
+        )
     indexes, notes = load_all_indexes(shards)
     for note in notes:
         log.say(f"[yellow]{note}")
     order = Order(
-        [len(i) for i in indexes], seed=config.run.seed, global_batch_size=config.train.global_batch_size,
-        streams=d.streams, window=d.window,
-    )  # fmt: skip
+        [len(i) for i in indexes],
+        seed=config.run.seed,
+        global_batch_size=config.train.global_batch_size,
+        streams=d.streams,
+        window=d.window,
+    )
     return IndexedLoader(indexes, order, reader, towers.tokenizer, **shared)
 
 
@@ -171,15 +194,23 @@ def build_strategy(config: RunConfig, model: DualEncoder, world: World) -> Strat
     from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
 
     return DeepSpeedStrategy(
-        model, optimizer, world, zero_stage=config.engine.zero_stage, clip_norm=o.gradient_clip_norm,
-        local_batch=config.train.global_batch_size // world.world_size, overrides=config.deepspeed,
-    )  # fmt: skip
+        model,
+        optimizer,
+        world,
+        zero_stage=config.engine.zero_stage,
+        clip_norm=o.gradient_clip_norm,
+        local_batch=config.train.global_batch_size // world.world_size,
+        overrides=config.deepspeed,
+    )
 
 
 def build_losses(config: RunConfig) -> list[tuple[nn.Module, float]]:
     """(loss, weight) in order."""
     return [
-        (build_part("losses", spec, extensions=config.extensions, drop=("weight",)), float(spec["weight"]))
+        (
+            build_part("losses", spec, extensions=config.extensions, drop=("weight",)),
+            float(spec["weight"]),
+        )
         for spec in config.loss
     ]
 
@@ -192,10 +223,16 @@ def build_addons(config: RunConfig) -> list[AddOn]:
 def build_evaluators(config: RunConfig) -> list[Evaluator]:
     """Evaluation tasks in order."""
     return [
-        build_part("eval", spec, config.data.eval[spec["data"]], spec["name"], extensions=config.extensions,
-                   drop=("data", "name"))
+        build_part(
+            "eval",
+            spec,
+            config.data.eval[spec["data"]],
+            spec["name"],
+            extensions=config.extensions,
+            drop=("data", "name"),
+        )
         for spec in config.eval.tasks
-    ]  # fmt: skip
+    ]
 
 
 def set_threads(config: RunConfig, env: RankEnv) -> None:
@@ -235,19 +272,34 @@ def build_run(config: RunConfig, world: World) -> Run:
     strategy = build_strategy(config, model, world)
     o, t = config.optim, config.train
     step = TrainStep(
-        strategy, build_losses(config), addons, chunk_size=t.chunk_size, seed=config.run.seed,
+        strategy,
+        build_losses(config),
+        addons,
+        chunk_size=t.chunk_size,
+        seed=config.run.seed,
         max_log_logit_scale=math.log(o.max_logit_scale),
-    )  # fmt: skip
+    )
     for addon in addons:
         addon.start(strategy)
     run = Run(
-        folder=folder, world=world, strategy=strategy, train_step=step, loader=loader, addons=addons,
+        folder=folder,
+        world=world,
+        strategy=strategy,
+        train_step=step,
+        loader=loader,
+        addons=addons,
         schedule=Schedule(o.schedule, o.lr, o.min_lr, o.warmup_steps, total, o.decay_steps),
-        evaluators=evaluators, model_config=towers.config, log=log, total_steps=total,
+        evaluators=evaluators,
+        model_config=towers.config,
+        log=log,
+        total_steps=total,
         encoder=FeatureEncoder(strategy.forward, towers.preprocess, towers.tokenizer, world.device),
-        global_batch_size=t.global_batch_size, log_every=config.log.every, eval_every=config.eval.every,
-        save_every=config.checkpoint.every, keep=config.checkpoint.keep,
-    )  # fmt: skip
+        global_batch_size=t.global_batch_size,
+        log_every=config.log.every,
+        eval_every=config.eval.every,
+        save_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+    )
     for text in [*([warning] if warning else []), *skipped]:
         log.say(f"[yellow]{text}")
     if newest is not None:
@@ -257,13 +309,20 @@ def build_run(config: RunConfig, world: World) -> Run:
         import yaml
 
         complete = redact(yaml.safe_load(dump_config(config)))
-        write_text(folder / "config.yaml", yaml.safe_dump(complete, sort_keys=False, allow_unicode=True))
+        write_text(
+            folder / "config.yaml", yaml.safe_dump(complete, sort_keys=False, allow_unicode=True)
+        )
     return run
 
 
 def _build_log(config: RunConfig, folder: Path, world: World, resume_step: int) -> RunLog:
     return RunLog(
-        folder, main=world.is_main, progress=config.log.progress, wandb_mode=config.log.wandb,
-        project=config.log.wandb_project, name=config.run.name, config=config.model_dump(mode="json"),
+        folder,
+        main=world.is_main,
+        progress=config.log.progress,
+        wandb_mode=config.log.wandb,
+        project=config.log.wandb_project,
+        name=config.run.name,
+        config=config.model_dump(mode="json"),
         resume_step=resume_step,
-    )  # fmt: skip
+    )

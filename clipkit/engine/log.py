@@ -31,9 +31,18 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, *, main: bool, total_steps: int = 0, progress: bool = True, wandb_mode: str = "off",
-        project: str = "clipkit", name: str = "run", config: dict[str, Any] | None = None, resume_step: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        main: bool,
+        total_steps: int = 0,
+        progress: bool = True,
+        wandb_mode: str = "off",
+        project: str = "clipkit",
+        name: str = "run",
+        config: dict[str, Any] | None = None,
+        resume_step: int = 0,
+    ) -> None:
         self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
         self.path = folder / "metrics.jsonl"
         self._main, self.total_steps, self._show = main, total_steps, progress and main
@@ -46,15 +55,24 @@ class RunLog:
             if wandb_mode != "off":
                 self._wandb = self._start_wandb(folder, wandb_mode, project, name, config or {})
 
-    def _start_wandb(self, folder: Path, mode: str, project: str, name: str, config: dict[str, Any]) -> Any:
+    def _start_wandb(
+        self, folder: Path, mode: str, project: str, name: str, config: dict[str, Any]
+    ) -> Any:
         arguments, sys.argv = sys.argv, redact(sys.argv)  # wandb stores the command line
         try:
             import wandb
 
             os.environ.setdefault("WANDB_SILENT", "true")
-            settings = wandb.Settings(init_timeout=30, console="off", disable_git=True, save_code=False)
+            settings = wandb.Settings(
+                init_timeout=30, console="off", disable_git=True, save_code=False
+            )
             return wandb.init(
-                project=project, name=name, dir=str(folder), mode=mode, config=redact(config), settings=settings
+                project=project,
+                name=name,
+                dir=str(folder),
+                mode=mode,
+                config=redact(config),
+                settings=settings,
             )
         except Exception as error:  # a logger must never end a run
             self.say(f"[yellow]wandb is off: {type(error).__name__}: {str(error)[:200]}")
@@ -68,7 +86,13 @@ class RunLog:
         if not self._show or not self.console.is_terminal:
             yield
             return
-        columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("step"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console) as progress:
             self._progress = progress
             progress.add_task("", total=self.total_steps, completed=start)
@@ -93,7 +117,9 @@ class RunLog:
         """Advance the bar; without a terminal, print a line about 20 times a run."""
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, description=text)
-        elif self._show and (step == self.total_steps or step % max(1, self.total_steps // 20) == 0):
+        elif self._show and (
+            step == self.total_steps or step % max(1, self.total_steps // 20) == 0
+        ):
             self.say(f"step {step}/{self.total_steps}  {text}")
 
     def say(self, text: str) -> None:

@@ -33,7 +33,9 @@ def _older(package: str, bound: str) -> str | None:
         installed = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-    numbers = [[int(x) for x in v.split("+")[0].split(".")[:3] if x.isdigit()] for v in (installed, bound)]
+    numbers = [
+        [int(x) for x in v.split("+")[0].split(".")[:3] if x.isdigit()] for v in (installed, bound)
+    ]
     return installed if numbers[0] < numbers[1] else None
 
 
@@ -45,7 +47,9 @@ def check_versions() -> list[str]:
     """
     for package, (bound, hole) in _REFUSED.items():
         if old := _older(package, bound):
-            raise ConfigError(f"{package} {old} is unsafe ({hole}); pip install '{package}>={bound}'")
+            raise ConfigError(
+                f"{package} {old} is unsafe ({hole}); pip install '{package}>={bound}'"
+            )
     return [
         f"{package} {old} has a known hole ({hole}); {package}>={bound} is safer"
         for package, (bound, hole) in _WARNED.items()
@@ -96,15 +100,21 @@ def check_shards(config: RunConfig) -> None:
         members.update(index.extensions)
         if index.damage and not len(index):
             damaged.append(f"{path} ({index.damage})")
-        has_both = all(any(k in members for k in keys) for keys in (data.image_keys, data.caption_keys))
+        has_both = all(
+            any(k in members for k in keys) for keys in (data.image_keys, data.caption_keys)
+        )
         if count >= config.train.global_batch_size and has_both:
             return
     if not count:
-        raise DataError(f"data.train: no sample in {len(paths)} shards; first: {damaged[0] if damaged else paths[0]}")
+        raise DataError(
+            f"data.train: no sample in {len(paths)} shards; first: {damaged[0] if damaged else paths[0]}"
+        )
     for what, keys in (("image", data.image_keys), ("caption", data.caption_keys)):
         if not any(k in members for k in keys):
             found = ", ".join(f".{k}" for k, _ in members.most_common(6))
-            raise DataError(f"data.{what}_keys={list(keys)}: no sample has such a member; the shards hold {found}")
+            raise DataError(
+                f"data.{what}_keys={list(keys)}: no sample has such a member; the shards hold {found}"
+            )
     if data.mode == "indexed" and count < config.train.global_batch_size:
         raise DataError(
             f"data.train holds {count} samples, fewer than one global batch of {config.train.global_batch_size}; "
@@ -128,11 +138,15 @@ def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
     if not (folder / "config.yaml").exists():
         return
     if config.run.resume == "none":
-        raise ConfigError(f"{folder} already holds a run; set run.resume=auto to go on, or another run.name")
+        raise ConfigError(
+            f"{folder} already holds a run; set run.resume=auto to go on, or another run.name"
+        )
     newest, skipped = newest_valid(folder)
     if newest is None:
         if skipped:
-            raise CheckpointError(f"{folder}: no checkpoint is valid ({skipped[0]}); restore one or set another run.name")
+            raise CheckpointError(
+                f"{folder}: no checkpoint is valid ({skipped[0]}); restore one or set another run.name"
+            )
         return
     saved = read_json(newest / "open_clip_config.json")["model_cfg"]
     for key, value in model_cfg.items():
@@ -157,5 +171,7 @@ def load_all_indexes(paths: list[str]) -> tuple[list[TarIndex], list[str]]:
     from clipkit.data.tar_index import load_indexes
 
     indexes = load_indexes(paths)
-    notes = [f"{i.path}: {i.damage}; {len(i)} samples before it are used" for i in indexes if i.damage]
+    notes = [
+        f"{i.path}: {i.damage}; {len(i)} samples before it are used" for i in indexes if i.damage
+    ]
     return indexes, notes

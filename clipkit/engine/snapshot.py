@@ -45,7 +45,9 @@ def slices(strategy: Strategy, addons: list[AddOn]) -> Iterator[Slice]:
             yield Slice("addon", f"{i}/{name}", shapes[name], start, tensor)
         if world.is_main:
             for name, tensor in _tensors(addon.state_dict()).items():
-                yield Slice("addon", f"{i}/state/{name}", tuple(tensor.shape), 0, tensor.reshape(-1))
+                yield Slice(
+                    "addon", f"{i}/state/{name}", tuple(tensor.shape), 0, tensor.reshape(-1)
+                )
     if world.is_main:
         for name, buffer in persistent_buffers(strategy.model).items():
             yield Slice("buffer", name, tuple(buffer.shape), 0, buffer.reshape(-1))
@@ -69,7 +71,9 @@ def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> Checkpoint
     reader = CheckpointReader(folder)
     for f in strategy.fragments():
         if reader.shape("weight", f.name) != f.shape:
-            raise CheckpointError(f"{folder}: '{f.name}' has shape {reader.shape('weight', f.name)}, not {f.shape}")
+            raise CheckpointError(
+                f"{folder}: '{f.name}' has shape {reader.shape('weight', f.name)}, not {f.shape}"
+            )
         stop = f.start + f.master.numel()
         f.master.copy_(reader.read("weight", f.name, f.start, stop))
         for kind, moment in f.moments.items():
@@ -80,11 +84,15 @@ def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> Checkpoint
     strategy.restore_optimizer(int(reader.state["optimizer_steps"]))
     saved = reader.state.get("addons", [])
     if len(saved) != len(addons):
-        raise CheckpointError(f"{folder} was saved with {len(saved)} add-ons, this run has {len(addons)}")
+        raise CheckpointError(
+            f"{folder} was saved with {len(saved)} add-ons, this run has {len(addons)}"
+        )
     for i, addon in enumerate(addons):
         for name, start, tensor in addon.sharded_state():
             tensor.copy_(reader.read("addon", f"{i}/{name}", start, start + tensor.numel()))
         prefix = f"{i}/state/"
         names = [n for n in reader.names("addon") if n.startswith(prefix)]
-        addon.load_state_dict({**saved[i], **{n[len(prefix) :]: reader.full("addon", n) for n in names}})
+        addon.load_state_dict(
+            {**saved[i], **{n[len(prefix) :]: reader.full("addon", n) for n in names}}
+        )
     return reader

@@ -71,9 +71,15 @@ class TrainStep:
     """
 
     def __init__(
-        self, strategy: Strategy, losses: list[tuple[nn.Module, float]], addons: list[AddOn], *,
-        chunk_size: int | None = None, seed: int = 0, max_log_logit_scale: float = 4.6051702,
-    ) -> None:  # fmt: skip
+        self,
+        strategy: Strategy,
+        losses: list[tuple[nn.Module, float]],
+        addons: list[AddOn],
+        *,
+        chunk_size: int | None = None,
+        seed: int = 0,
+        max_log_logit_scale: float = 4.6051702,
+    ) -> None:
         self.strategy, self.losses, self.addons = strategy, losses, addons
         self.chunk_size, self.seed, self.max_log_logit_scale = chunk_size, seed, max_log_logit_scale
         self.world = strategy.world
@@ -101,9 +107,13 @@ class TrainStep:
         if result.applied:
             self.strategy.clamp_("towers.logit_scale", self.max_log_logit_scale)
             result.features = Features(
-                detached, cached.leaves.logit_scale.detach(), masks=batch.masks, ids=batch.ids,
-                rank=self.world.rank, world_size=self.world.world_size,
-            )  # fmt: skip
+                detached,
+                cached.leaves.logit_scale.detach(),
+                masks=batch.masks,
+                ids=batch.ids,
+                rank=self.world.rank,
+                world_size=self.world.world_size,
+            )
             for addon in self.addons:
                 addon.after_step(result)
         return result
@@ -135,7 +145,10 @@ class TrainStep:
 
     def _chunks(self, batch: Batch) -> list[Batch]:
         size = self.chunk_size or batch.num_samples
-        return [batch.rows(i, min(i + size, batch.num_samples)) for i in range(0, batch.num_samples, size)]
+        return [
+            batch.rows(i, min(i + size, batch.num_samples))
+            for i in range(0, batch.num_samples, size)
+        ]
 
     def _forward(self, chunk: Batch, step: int, number: int, count: int, *, last: bool) -> Outputs:
         chunk = chunk.to(self.world.device)
@@ -157,7 +170,9 @@ class TrainStep:
         leaves = Outputs(
             {n: _leaf([o.embeddings[n] for o in outputs]) for n in first.embeddings},
             first.logit_scale.detach().clone().requires_grad_(),
-            None if first.logit_bias is None else first.logit_bias.detach().clone().requires_grad_(),
+            None
+            if first.logit_bias is None
+            else first.logit_bias.detach().clone().requires_grad_(),
             {n: _leaf([o.per_sample[n] for o in outputs]) for n in first.per_sample},
         )
         return _Cached(leaves, outputs[-1])
@@ -172,29 +187,54 @@ class TrainStep:
     def _features(self, leaves: Outputs, batch: Batch) -> Features:
         device = self.world.device
         return Features(
-            dict(leaves.embeddings), leaves.logit_scale, leaves.logit_bias, dict(leaves.per_sample),
-            {n: m.to(device) for n, m in batch.masks.items()}, batch.ids.to(device),
-            self.world.rank, self.world.world_size,
-        )  # fmt: skip
+            dict(leaves.embeddings),
+            leaves.logit_scale,
+            leaves.logit_bias,
+            dict(leaves.per_sample),
+            {n: m.to(device) for n, m in batch.masks.items()},
+            batch.ids.to(device),
+            self.world.rank,
+            self.world.world_size,
+        )
 
     def _agree(
         self, batch: Batch, step: int, features: Features, terms: Named, total: Tensor, stop: bool
     ) -> StepResult:
         """One all-reduce: average loss and terms, and whether any rank saw a non-finite value."""
-        leaves = [*features.embeddings.values(), *features.per_sample.values(), features.logit_scale]
+        leaves = [
+            *features.embeddings.values(),
+            *features.per_sample.values(),
+            features.logit_scale,
+        ]
         bad = ~torch.isfinite(total.detach())
         for leaf in leaves:
             if leaf.grad is not None:
                 bad = bad | ~torch.isfinite(leaf.grad).all()
         rows = self.world.rank * batch.num_samples
-        numbers = [float(bad), float(stop), float(batch_checksum(batch.ids.numpy(force=True), rows))]
-        local = torch.tensor([*numbers, total.item(), *(t.item() for t in terms.values())], dtype=torch.float64)
-        flags, stops, checksum, loss, *values = self.world.sum_(local.to(self.world.device)).tolist()
+        numbers = [
+            float(bad),
+            float(stop),
+            float(batch_checksum(batch.ids.numpy(force=True), rows)),
+        ]
+        local = torch.tensor(
+            [*numbers, total.item(), *(t.item() for t in terms.values())], dtype=torch.float64
+        )
+        flags, stops, checksum, loss, *values = self.world.sum_(
+            local.to(self.world.device)
+        ).tolist()
         n = self.world.world_size
         return StepResult(
-            step, not flags, loss / n, {k: v / n for k, v in zip(terms, values)}, float("nan"),
-            features.logit_scale.item(), int(checksum) % 2**31, features, self.strategy, bool(stops),
-        )  # fmt: skip
+            step,
+            not flags,
+            loss / n,
+            {k: v / n for k, v in zip(terms, values)},
+            float("nan"),
+            features.logit_scale.item(),
+            int(checksum) % 2**31,
+            features,
+            self.strategy,
+            bool(stops),
+        )
 
     def _replay(self, chunks: list[Batch], cached: _Cached, step: int) -> None:
         """Pass 2: the kept graph first, then every other chunk again; scalars enter with the kept one."""
@@ -203,12 +243,16 @@ class TrainStep:
         for chunk in chunks:
             bounds.append(bounds[-1] + chunk.num_samples)
         rows = slice(bounds[-2], bounds[-1])
-        self.strategy.backward(_surrogate(cached.last, cached.leaves, rows, scalars=True), last=count == 1)
+        self.strategy.backward(
+            _surrogate(cached.last, cached.leaves, rows, scalars=True), last=count == 1
+        )
         cached.last = Outputs({}, cached.leaves.logit_scale)
         for k in range(count - 1):
             out = self._forward(chunks[k], step, k, count, last=k == count - 2)
             rows = slice(bounds[k], bounds[k + 1])
-            self.strategy.backward(_surrogate(out, cached.leaves, rows, scalars=False), last=k == count - 2)
+            self.strategy.backward(
+                _surrogate(out, cached.leaves, rows, scalars=False), last=k == count - 2
+            )
 
 
 def chunk_seed(seed: int, step: int, chunk: int) -> int:
@@ -225,7 +269,9 @@ def _surrogate(out: Outputs, leaves: Outputs, rows: slice, *, scalars: bool) -> 
     """sum of output * cached gradient: its gradient is the loss's, for this chunk."""
     total = torch.zeros_like(out.logit_scale)
     for value, leaf in ((out.logit_scale, leaves.logit_scale), (out.logit_bias, leaves.logit_bias)):
-        if value is not None and leaf is not None:  # times zero: DDP waits for a gradient of every parameter
+        if (
+            value is not None and leaf is not None
+        ):  # times zero: DDP waits for a gradient of every parameter
             total = total + value * (leaf.grad if scalars and leaf.grad is not None else 0.0)
     for own, cached in ((out.embeddings, leaves.embeddings), (out.per_sample, leaves.per_sample)):
         for name, value in own.items():

@@ -83,7 +83,9 @@ class Strategy(ABC):
 
     def optimizer_steps(self) -> int:
         """Updates the optimizer has made."""
-        return max((int(state["step"]) for state in self.optimizer.state.values() if state), default=0)
+        return max(
+            (int(state["step"]) for state in self.optimizer.state.values() if state), default=0
+        )
 
     def restore_optimizer(self, steps: int) -> None:
         """Tell the optimizer how many updates its moments have seen."""
@@ -95,7 +97,11 @@ class Strategy(ABC):
         for f in self.fragments():
             if f.moments:
                 low, length = f.share(self.world.rank, self.world.world_size)
-                yield f.name, slice(f.start + low, f.start + low + length), f.master[low : low + length]
+                yield (
+                    f.name,
+                    slice(f.start + low, f.start + low + length),
+                    f.master[low : low + length],
+                )
 
     def clamp_(self, name: str, maximum: float) -> None:
         """Bound a parameter from above, in the master and in the working copy."""

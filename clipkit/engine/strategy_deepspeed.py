@@ -41,7 +41,9 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def engine_config(local_batch: int, zero_stage: int, clip_norm: float | None, overrides: dict[str, Any]) -> dict[str, Any]:
+def engine_config(
+    local_batch: int, zero_stage: int, clip_norm: float | None, overrides: dict[str, Any]
+) -> dict[str, Any]:
     """DeepSpeed's JSON; `overrides` replaces single keys, sections being merged."""
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": local_batch,
@@ -73,22 +75,32 @@ class DeepSpeedStrategy(Strategy):
     """
 
     def __init__(
-        self, model: DualEncoder, optimizer: torch.optim.Optimizer, world: World, *, zero_stage: int,
-        local_batch: int = 1, clip_norm: float | None = None, overrides: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: DualEncoder,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        *,
+        zero_stage: int,
+        local_batch: int = 1,
+        clip_norm: float | None = None,
+        overrides: dict[str, Any] | None = None,
+    ) -> None:
         deepspeed = import_deepspeed(world.device)
         self._zero = deepspeed.zero
         deepspeed.init_distributed(
-            "nccl" if world.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+            "nccl" if world.device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
         )
         self.model, self.optimizer, self.world = model, optimizer, world
         self.stage, self.clip_norm = zero_stage, clip_norm
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._names = [name for name, _ in model.named_parameters()]
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer,
+            model=model,
+            optimizer=optimizer,
             config=engine_config(local_batch, zero_stage, clip_norm, overrides or {}),
-        )  # fmt: skip
+        )
         self._coalescing = contextlib.ExitStack()
         self._first = True
 
@@ -149,15 +161,23 @@ class DeepSpeedStrategy(Strategy):
         for name, parameter in zip(self._names, self.model.parameters()):
             if only not in (None, name):
                 continue
-            place = self._place_zero3(parameter, name) if self.stage == 3 else self._place_zero12(parameter)
+            place = (
+                self._place_zero3(parameter, name)
+                if self.stage == 3
+                else self._place_zero12(parameter)
+            )
             if place is None:  # no element of it lies in this rank's partition
                 continue
             flat, offset, start, length, replicated = place
             moments = self.init_moments(flat) if parameter.requires_grad else {}
             yield Fragment(
-                name, self._shapes[name], start, flat.detach()[offset : offset + length],
-                {k: v[offset : offset + length] for k, v in moments.items()}, replicated,
-            )  # fmt: skip
+                name,
+                self._shapes[name],
+                start,
+                flat.detach()[offset : offset + length],
+                {k: v[offset : offset + length] for k, v in moments.items()},
+                replicated,
+            )
 
     def _place_zero12(self, parameter: Any) -> tuple[Tensor, int, int, int, bool] | None:
         """(flat master, offset in it, first element of the parameter, length, replicated)."""

@@ -26,11 +26,20 @@ class TorchStrategy(Strategy):
     """
 
     def __init__(
-        self, model: DualEncoder, optimizer: torch.optim.Optimizer, world: World, *, clip_norm: float | None
+        self,
+        model: DualEncoder,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        *,
+        clip_norm: float | None,
     ) -> None:
         self.model, self.optimizer, self.world, self.clip_norm = model, optimizer, world, clip_norm
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        self._ddp = DistributedDataParallel(model, broadcast_buffers=False) if world.world_size > 1 else None
+        self._ddp = (
+            DistributedDataParallel(model, broadcast_buffers=False)
+            if world.world_size > 1
+            else None
+        )
 
     def forward(self, batch: Batch, *, last: bool = False) -> Outputs:
         """See Strategy."""

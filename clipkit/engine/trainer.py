@@ -67,7 +67,9 @@ def fit(run: Run) -> str:
             if due(run.save_every, run.step) or last:
                 save(run)
             if result.stop:
-                run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
+                run.log.say(
+                    f"stopped by a signal after step {run.step}; resume with run.resume=auto"
+                )
                 return "preempted"
     if run.loader.bad.total:
         run.log.say(f"[yellow]this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
@@ -84,19 +86,26 @@ def report(run: Run, result: StepResult, rate: float) -> None:
     text = f"loss {result.loss:.3f}  scale {result.logit_scale:.1f}  {rate:.0f} samples/s"
     run.log.tick(run.step, text if result.applied else f"{text}  SKIPPED (not finite)")
     if not result.applied:
-        run.log.say(f"[yellow]step {run.step}: loss or gradient not finite; all ranks skipped this batch")
+        run.log.say(
+            f"[yellow]step {run.step}: loss or gradient not finite; all ranks skipped this batch"
+        )
     if due(run.log_every, run.step) or not result.applied:
         terms = {f"train/{name}": value for name, value in result.terms.items()}
         run.log.metrics(
             run.step,
             {
-                "train/loss": result.loss, **terms, "train/lr": run.schedule(result.step),
-                "train/logit_scale": result.logit_scale, "train/grad_norm": result.grad_norm,
-                "train/samples_per_s": rate, "train/samples_seen": run.step * run.global_batch_size,
-                "train/ids": result.ids_checksum, "train/skipped": int(not result.applied),
+                "train/loss": result.loss,
+                **terms,
+                "train/lr": run.schedule(result.step),
+                "train/logit_scale": result.logit_scale,
+                "train/grad_norm": result.grad_norm,
+                "train/samples_per_s": rate,
+                "train/samples_seen": run.step * run.global_batch_size,
+                "train/ids": result.ids_checksum,
+                "train/skipped": int(not result.applied),
                 "train/bad_samples": run.loader.bad.total,
             },
-        )  # fmt: skip
+        )
 
 
 def evaluate(run: Run) -> None:
@@ -110,10 +119,14 @@ def evaluate(run: Run) -> None:
     model.train(training)
     if results:
         run.results = {r.dataset: r.metrics for r in results}
-        values = {f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()}
+        values = {
+            f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()
+        }
         run.log.metrics(run.step, values)
         if run.world.is_main:
-            text = json.dumps({r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1)
+            text = json.dumps(
+                {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
+            )
             write_text(run.folder / "results.json", text)
 
 
@@ -128,9 +141,14 @@ def save(run: Run) -> Path:
         "results": run.results,
     }
     return write_checkpoint(
-        run.folder, run.step, slices=slices(run.strategy, run.addons), state=state,
-        model_config=run.model_config, world=run.world, keep=run.keep,
-    )  # fmt: skip
+        run.folder,
+        run.step,
+        slices=slices(run.strategy, run.addons),
+        state=state,
+        model_config=run.model_config,
+        world=run.world,
+        keep=run.keep,
+    )
 
 
 def resume(run: Run, folder: Path) -> None:

@@ -51,12 +51,16 @@ def _embed(
     result = torch.cat(out)
     if not bool(torch.isfinite(result).all()):
         bad = int((~torch.isfinite(result).all(dim=1)).sum())
-        raise NonFiniteFeatures(f"the {tower} tower gives NaN or infinity for {bad} of {n} inputs; its weights are broken")
+        raise NonFiniteFeatures(
+            f"the {tower} tower gives NaN or infinity for {bad} of {n} inputs; its weights are broken"
+        )
     return result
 
 
 @torch.no_grad()
-def embed_images(model: FeatureEncoder, data: WdsFolder, world: World, batch_size: int = 64) -> Tensor:
+def embed_images(
+    model: FeatureEncoder, data: WdsFolder, world: World, batch_size: int = 64
+) -> Tensor:
     """(n, D) unit features of the set's images, in its order, on the CPU, the same on every rank."""
 
     def encode(start: int, stop: int) -> Tensor:
@@ -68,7 +72,9 @@ def embed_images(model: FeatureEncoder, data: WdsFolder, world: World, batch_siz
 
 
 @torch.no_grad()
-def embed_texts(model: FeatureEncoder, texts: list[str], world: World, batch_size: int = 256) -> Tensor:
+def embed_texts(
+    model: FeatureEncoder, texts: list[str], world: World, batch_size: int = 256
+) -> Tensor:
     """(n, D) unit features of texts, on the CPU, the same on every rank."""
 
     def encode(start: int, stop: int) -> Tensor:

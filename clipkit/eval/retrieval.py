@@ -48,7 +48,9 @@ class RetrievalEval:
                 key = f"{side}_retrieval_recall@{k}"
                 metrics[key] = recall_at(ranks, k)
                 intervals[key] = wilson(metrics[key], len(ranks))
-        return EvalResult("zeroshot_retrieval", self.name, metrics, intervals, {"data": str(folder.root)})
+        return EvalResult(
+            "zeroshot_retrieval", self.name, metrics, intervals, {"data": str(folder.root)}
+        )
 
 
 PART = RetrievalEval

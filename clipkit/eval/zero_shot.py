@@ -36,7 +36,9 @@ class ZeroShotEval:
         """
         folder = open_folder(self.data, self.split)
         if folder.kind != "classification":
-            raise DataError(f"evaluation set '{self.data}' is of type {folder.kind}; use kind: {folder.kind}")
+            raise DataError(
+                f"evaluation set '{self.data}' is of type {folder.kind}; use kind: {folder.kind}"
+            )
         labels = torch.tensor(folder.labels())  # (n,)
         images = embed_images(model, folder, world, self.batch_size)  # (n, D)
         classes = class_features(model, folder.classnames, folder.templates, world)  # (C, D)
@@ -49,11 +51,17 @@ class ZeroShotEval:
             "n": n,
         }
         intervals = {k: wilson(metrics[k], n) for k in ("acc1", "acc5")}
-        provenance = {"data": str(folder.root), "classes": len(folder.classnames), "templates": len(folder.templates)}
+        provenance = {
+            "data": str(folder.root),
+            "classes": len(folder.classnames),
+            "templates": len(folder.templates),
+        }
         return EvalResult("zeroshot_classification", self.name, metrics, intervals, provenance)
 
 
-def class_features(model: FeatureEncoder, names: list[str], templates: list[str], world: World) -> Tensor:
+def class_features(
+    model: FeatureEncoder, names: list[str], templates: list[str], world: World
+) -> Tensor:
     """(C, D) unit rows: the mean over templates of each class's prompt features."""
     prompts = [template.replace("{c}", name) for name in names for template in templates]
     features = embed_texts(model, prompts, world).view(len(names), len(templates), -1)  # (C, T, D)
@@ -72,7 +80,9 @@ def label_ranks(images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
 
 def mean_per_class_recall(correct: Tensor, labels: Tensor) -> float:
     """Mean over the classes that occur of the share of their images that are correct."""
-    return float(torch.stack([correct[labels == c].double().mean() for c in labels.unique()]).mean())
+    return float(
+        torch.stack([correct[labels == c].double().mean() for c in labels.unique()]).mean()
+    )
 
 
 PART = ZeroShotEval

@@ -27,7 +27,10 @@ class InfoNCELoss(nn.Module):
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:
         """Return {"contrastive": ()}, the mean over this rank's rows of both directions."""
         image, text = features.local(pair.image)[:, 0], features.local(pair.text)[:, 0]  # (b, D)
-        all_image, all_text = features.all(pair.image)[:, 0], features.all(pair.text)[:, 0]  # (B, D)
+        all_image, all_text = (
+            features.all(pair.image)[:, 0],
+            features.all(pair.text)[:, 0],
+        )  # (B, D)
         scale = features.logit_scale
         by_image = scale * image @ all_text.T  # (b, B)
         by_text = scale * text @ all_image.T  # (b, B)

@@ -40,12 +40,16 @@ def read_arch(arch: str) -> dict[str, Any]:
     else:
         path = _config_folder() / f"{arch.replace('/', '-')}.json"
         if "/" in arch.replace("/", "-") or not path.is_file():
-            raise ConfigError(f"model.arch: unknown architecture '{arch}'{suggest(arch, list_architectures())}")
+            raise ConfigError(
+                f"model.arch: unknown architecture '{arch}'{suggest(arch, list_architectures())}"
+            )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"model.arch: {path} is not valid JSON: {error}") from None
-    return check_model_cfg(config.get("model_cfg", config) if isinstance(config, dict) else config, str(path))
+    return check_model_cfg(
+        config.get("model_cfg", config) if isinstance(config, dict) else config, str(path)
+    )
 
 
 def check_model_cfg(config: Any, where: str) -> dict[str, Any]:
@@ -56,7 +60,11 @@ def check_model_cfg(config: Any, where: str) -> dict[str, Any]:
     """
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if not isinstance(config, dict) or key not in config:
-            raise ConfigError(f"model.arch: {where} has no '{key}'; it must be an open_clip model config")
+            raise ConfigError(
+                f"model.arch: {where} has no '{key}'; it must be an open_clip model config"
+            )
     if "multimodal_cfg" in config:
-        raise ConfigError(f"model.arch: {where} is a captioning model (CoCa); choose a dual encoder")
+        raise ConfigError(
+            f"model.arch: {where} is a captioning model (CoCa); choose a dual encoder"
+        )
     return config

@@ -72,8 +72,10 @@ def build_towers(
     Raises:
         ConfigError: open_clip refuses the config; its reason in one line.
     """
-    config = {"model_cfg": copy.deepcopy(check_model_cfg(model_cfg, "the model config")),
-              "preprocess_cfg": preprocess_cfg or {}}  # fmt: skip
+    config = {
+        "model_cfg": copy.deepcopy(check_model_cfg(model_cfg, "the model config")),
+        "preprocess_cfg": preprocess_cfg or {},
+    }
     if image_size is not None:
         config["model_cfg"]["vision_cfg"]["image_size"] = image_size
     level = logging.root.manager.disable
@@ -82,17 +84,27 @@ def build_towers(
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
             clip = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_text=False, pretrained_image=False,
-                force_patch_dropout=patch_dropout, nonscalar_logit_scale=nonscalar_logit_scale,
+                f"local-dir:{folder}",
+                load_weights=False,
+                pretrained_text=False,
+                pretrained_image=False,
+                force_patch_dropout=patch_dropout,
+                nonscalar_logit_scale=nonscalar_logit_scale,
                 device=torch.get_default_device(),
-            )  # fmt: skip
+            )
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, OSError) as error:
-        raise ConfigError(f"model.arch: open_clip cannot build it: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(
+            f"model.arch: open_clip cannot build it: {' '.join(str(error).split())[:300]}"
+        ) from error
     finally:
         logging.disable(level)
     full = PreprocessCfg(**clip.visual.preprocess_cfg)
-    config["preprocess_cfg"] = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(full).items()}
-    return Towers(clip, config, image_transform_v2(full, is_train=False), build_tokenizer(config["model_cfg"]))
+    config["preprocess_cfg"] = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in vars(full).items()
+    }
+    return Towers(
+        clip, config, image_transform_v2(full, is_train=False), build_tokenizer(config["model_cfg"])
+    )
 
 
 def load_pretrained(clip: nn.Module, path: str) -> None:
@@ -145,18 +157,26 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
     """
     own = clip.state_dict()
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{where} holds no state dict of tensors; save the model's state_dict()")
+        raise CheckpointError(
+            f"{where} holds no state dict of tensors; save the model's state_dict()"
+        )
     clean = {k.removeprefix("module."): v for k, v in state.items()}
     for name in ("logit_scale", "logit_bias"):
         if name in clean and name in own and clean[name].numel() == 1:
             clean[name] = clean[name].reshape(own[name].shape)
     clean.pop("attn_mask", None)
-    wrong = next((k for k in own if k not in clean), None) or next((k for k in clean if k not in own), None)
+    wrong = next((k for k in own if k not in clean), None) or next(
+        (k for k in clean if k not in own), None
+    )
     wrong = wrong or next((k for k in own if own[k].shape != clean[k].shape), None)
     if wrong:
         here, there = own.get(wrong), clean.get(wrong)
-        shapes = " against ".join("absent" if t is None else str(tuple(t.shape)) for t in (here, there))
-        raise CheckpointError(f"{where} holds another architecture: '{wrong}' is {shapes}; check model.arch")
+        shapes = " against ".join(
+            "absent" if t is None else str(tuple(t.shape)) for t in (here, there)
+        )
+        raise CheckpointError(
+            f"{where} holds another architecture: '{wrong}' is {shapes}; check model.arch"
+        )
     clip.load_state_dict(clean)
 
 

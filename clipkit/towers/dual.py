@@ -32,7 +32,9 @@ class _EncodesNamed:
         for names in _groups(texts):
             rows = torch.cat([texts[n].flatten(0, 1) for n in names])  # (sum of b * M, L)
             encoded = _unit(self.encode_text(rows))  # type: ignore[attr-defined]
-            for name, part in zip(names, encoded.split([texts[n].shape[:2].numel() for n in names])):
+            for name, part in zip(
+                names, encoded.split([texts[n].shape[:2].numel() for n in names])
+            ):
                 out[name] = part.unflatten(0, texts[name].shape[:2])  # (b, M, D)
         scale = _at_least_fp32(self.logit_scale).exp().reshape(())  # type: ignore[attr-defined]
         bias = self.logit_bias  # type: ignore[attr-defined]
@@ -47,7 +49,10 @@ class CustomTextClipTowers(_EncodesNamed, open_clip.CustomTextCLIP):
     """open_clip's CustomTextCLIP, entered through named views and texts."""
 
 
-_TOWERS: dict[type, type] = {open_clip.CLIP: ClipTowers, open_clip.CustomTextCLIP: CustomTextClipTowers}
+_TOWERS: dict[type, type] = {
+    open_clip.CLIP: ClipTowers,
+    open_clip.CustomTextCLIP: CustomTextClipTowers,
+}
 
 
 def _groups(named: Named) -> Iterable[list[str]]:
@@ -99,11 +104,17 @@ class DualEncoder(nn.Module):
 
     @property
     def frozen_towers(self) -> frozenset[str]:
-        """"image" and "text" where no parameter of that tower trains."""
+        """ "image" and "text" where no parameter of that tower trains."""
         image = list(self.towers.visual.parameters())
-        text = [p for n, p in self.towers.named_parameters() if n.split(".")[0] in _TEXT_PARTS + _TEXT_PARAMETERS]
+        text = [
+            p
+            for n, p in self.towers.named_parameters()
+            if n.split(".")[0] in _TEXT_PARTS + _TEXT_PARAMETERS
+        ]
         sides = {"image": image, "text": text}
-        return frozenset(side for side, params in sides.items() if not any(p.requires_grad for p in params))
+        return frozenset(
+            side for side, params in sides.items() if not any(p.requires_grad for p in params)
+        )
 
     def train(self, mode: bool = True) -> DualEncoder:
         """As nn.Module.train, but a frozen tower stays in eval mode."""
@@ -121,12 +132,16 @@ class DualEncoder(nn.Module):
         """Encode one chunk; names in `batch.known` are not encoded again."""
         images = {n: self._normalised(x) for n, x in batch.images.items() if n not in batch.known}
         texts = {n: x for n, x in batch.texts.items() if n not in batch.known}
-        with torch.autocast(batch.ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(
+            batch.ids.device.type, dtype=self.autocast, enabled=self.autocast is not None
+        ):
             embeddings, scale, bias = self.towers(images, texts)
         frozen = {n: x for n, x in embeddings.items() if self._is_frozen(n, batch)}
         outputs = Outputs({**embeddings, **batch.known}, scale, bias, {}, {**frozen, **batch.known})
         for head in self.heads.values():
-            with torch.autocast(batch.ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            with torch.autocast(
+                batch.ids.device.type, dtype=self.autocast, enabled=self.autocast is not None
+            ):
                 outputs = head(outputs, batch)
         return outputs
 

@@ -26,12 +26,16 @@ def build_tokenizer(model_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
         try:
             return open_clip.tokenizer.HFTokenizer(
                 name,
-                context_length=text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+                context_length=text_cfg.get(
+                    "context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+                ),
                 tokenizer_mode=text_cfg.get("tokenizer_mode"),
                 **text_cfg.get("tokenizer_kwargs", {}),
             )
         except (OSError, ImportError, ValueError) as error:
-            raise ConfigError(f"tokenizer '{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+            raise ConfigError(
+                f"tokenizer '{name}' cannot be loaded: {str(error).splitlines()[0]}"
+            ) from None
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps({"model_cfg": {"text_cfg": text_cfg}})
         (Path(folder) / "open_clip_config.json").write_text(text, encoding="utf-8")

@@ -156,9 +156,13 @@ def results(place):
         {"WORLD_SIZE": "2", "RANK": "1"},
     )
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER], input=json.dumps(cases), capture_output=True, text=True,
-        env=environment(place), timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        env=environment(place),
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -186,8 +190,11 @@ def test_other_ranks_are_silent_but_fail_too(results):
 def test_as_a_process(place):
     done = subprocess.run(
         [sys.executable, "-m", "clipkit", "train", str(place / "run.yaml"), "optim.lrr=1"],
-        capture_output=True, text=True, env=environment(place), timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment(place),
+        timeout=60,
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "did you mean 'lr'" in done.stderr
 

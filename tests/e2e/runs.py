@@ -26,7 +26,10 @@ def write_run(folder: Path, **sections: Any) -> Path:
     root = folder / "data" / "classes"
     members = []
     for i in range(12):
-        members += [(f"s{i:07d}.png", noise_bytes(500 + i)), (f"s{i:07d}.cls", str(i % NUM_CLASSES).encode())]
+        members += [
+            (f"s{i:07d}.png", noise_bytes(500 + i)),
+            (f"s{i:07d}.cls", str(i % NUM_CLASSES).encode()),
+        ]
     write_tar(root / "test" / "0.tar", members)
     (root / "test" / "nshards.txt").write_text("1")
     (root / "classnames.txt").write_text("one\ntwo\nthree\nfour\n")
@@ -36,14 +39,19 @@ def write_run(folder: Path, **sections: Any) -> Path:
         "run": {"dir": str(folder / "runs"), "name": "r"},
         "model": {"arch": "model.json"},
         "data": {
-            "train": [str(folder / "data" / "train" / "*.tar")], "eval": {"classes": str(root)}, "workers": 1,
-            "crop_scale": [0.5, 1.0], "flip": 0.5, "streams": 4, "window": 8,
+            "train": [str(folder / "data" / "train" / "*.tar")],
+            "eval": {"classes": str(root)},
+            "workers": 1,
+            "crop_scale": [0.5, 1.0],
+            "flip": 0.5,
+            "streams": 4,
+            "window": 8,
         },
         "train": {"total_steps": 20, "global_batch_size": 16, "chunk_size": 4},
         "optim": {"lr": 1e-3, "warmup_steps": 4},
         "engine": {"strategy": "torch"},
         "eval": {"tasks": [{"kind": "zero_shot", "data": "classes"}]},
-    }  # fmt: skip
+    }
     for name, section in sections.items():
         config[name] = {**config.get(name, {}), **section} if isinstance(section, dict) else section
     path = folder / "config.yaml"
@@ -52,17 +60,27 @@ def write_run(folder: Path, **sections: Any) -> Path:
 
 
 def _environment(**extra: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_"))}
-    env.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1", WANDB_MODE="offline", **extra)
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_"))
+    }
+    env.update(
+        OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1", WANDB_MODE="offline", **extra
+    )
     return env
 
 
 def start(arguments: list[str], **env: str) -> subprocess.Popen[str]:
     """`python -m clipkit <arguments>` in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "clipkit", *arguments], env=_environment(**env), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "clipkit", *arguments],
+        env=_environment(**env),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
@@ -83,11 +101,24 @@ def train(config: Path, *overrides: str, **env: str) -> tuple[int, str, str]:
 def torchrun(config: Path, *overrides: str, ranks: int = 2) -> tuple[int, str, str]:
     """`torchrun -m clipkit train`."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m", "clipkit",
-        "train", str(config), *overrides,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={ranks}",
+        "-m",
+        "clipkit",
+        "train",
+        str(config),
+        *overrides,
+    ]
     process = subprocess.Popen(
-        command, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env=_environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     return finish(process)
 
@@ -96,11 +127,16 @@ def by_hand(config: Path, *overrides: str, job: int) -> list[tuple[int, str, str
     """Two processes with the variables srun sets."""
     processes = [
         start(
-            ["train", str(config), *overrides], SLURM_PROCID=str(rank), SLURM_NTASKS="2", SLURM_LOCALID=str(rank),
-            SLURM_JOB_NODELIST="localhost", SLURM_TASKS_PER_NODE="2", SLURM_JOB_ID=str(job),
+            ["train", str(config), *overrides],
+            SLURM_PROCID=str(rank),
+            SLURM_NTASKS="2",
+            SLURM_LOCALID=str(rank),
+            SLURM_JOB_NODELIST="localhost",
+            SLURM_TASKS_PER_NODE="2",
+            SLURM_JOB_ID=str(job),
         )
         for rank in (0, 1)
-    ]  # fmt: skip
+    ]
     return [finish(p) for p in processes]
 
 

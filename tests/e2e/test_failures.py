@@ -16,7 +16,9 @@ def test_unreadable_images_end_all_ranks(tmp_path: Path) -> None:
     begin = time.monotonic()
     answers = by_hand(config, job=random.randrange(20000))
     assert [status for status, _, _ in answers] == [3, 3]
-    told = [line for _, _, err in answers for line in err.splitlines() if line.startswith("clipkit:")]
+    told = [
+        line for _, _, err in answers for line in err.splitlines() if line.startswith("clipkit:")
+    ]
     assert told and "data.max_bad_fraction" in told[0] and ".tar" in told[0]
     assert not any("Traceback" in err for _, _, err in answers)
     assert time.monotonic() - begin < 60
@@ -40,10 +42,14 @@ def test_batch_norm_is_refused_with_chunks(tmp_path: Path) -> None:
     status, _, err = train(config)
     assert status == 2
     assert "batch statistics" in err and "model.freeze_batch_norm=true" in err
-    status, _, err = train(config, "train.batch_norm=chunk", "train.total_steps=1", "run.name=chunk")
+    status, _, err = train(
+        config, "train.batch_norm=chunk", "train.total_steps=1", "run.name=chunk"
+    )
     assert status == 0, err
     assert "not those of the global batch" in err
-    status, _, err = train(config, "model.freeze_batch_norm=true", "train.total_steps=1", "run.name=frozen")
+    status, _, err = train(
+        config, "model.freeze_batch_norm=true", "train.total_steps=1", "run.name=frozen"
+    )
     assert status == 0, err
 
 

@@ -16,7 +16,10 @@ from tests.e2e.runs import curve, finish, kill_at, start, torchrun, train, write
 @pytest.mark.parametrize("strategy", ["torch", pytest.param("deepspeed", marks=pytest.mark.slow)])
 def test_killed_at_step_17_resumes_bit_for_bit(tmp_path: Path, strategy: str) -> None:
     config = write_run(
-        tmp_path, engine={"strategy": strategy}, checkpoint={"every": 5}, addons=[{"kind": "ema", "decay": 0.9}]
+        tmp_path,
+        engine={"strategy": strategy},
+        checkpoint={"every": 5},
+        addons=[{"kind": "ema", "decay": 0.9}],
     )
     status, _, err = train(config, "run.name=straight")
     assert status == 0, err
@@ -28,13 +31,20 @@ def test_killed_at_step_17_resumes_bit_for_bit(tmp_path: Path, strategy: str) ->
     assert status == 0, err
     assert "resumed from" in err and "step_00000015" in err
     assert curve(tmp_path / "runs" / "killed") == curve(tmp_path / "runs" / "straight")
-    results = [json.loads((tmp_path / "runs" / n / "results.json").read_text()) for n in ("straight", "killed")]
+    results = [
+        json.loads((tmp_path / "runs" / n / "results.json").read_text())
+        for n in ("straight", "killed")
+    ]
     assert results[0] == results[1]
 
 
 def test_one_process_resumes_what_two_saved(tmp_path: Path) -> None:
-    config = write_run(tmp_path, engine={"strategy": "deepspeed", "zero_stage": 3}, checkpoint={"every": 10})
-    assert torchrun(config, "train.total_steps=10", "optim.schedule=constant", "run.name=two")[0] == 0
+    config = write_run(
+        tmp_path, engine={"strategy": "deepspeed", "zero_stage": 3}, checkpoint={"every": 10}
+    )
+    assert (
+        torchrun(config, "train.total_steps=10", "optim.schedule=constant", "run.name=two")[0] == 0
+    )
     assert train(config, "run.name=one", "optim.schedule=constant", "engine.zero_stage=1")[0] == 0
     status, _, err = train(
         config, "run.name=two", "run.resume=auto", "optim.schedule=constant", "engine.zero_stage=1"

@@ -46,7 +46,9 @@ class Cell:
     def __str__(self) -> str:
         stage = self.strategy if self.strategy == "torch" else f"zero{self.strategy}"
         parts = [self.loss, f"n{self.ranks}", f"k{self.chunks}", stage]
-        return "-".join(parts + ["dropout"] * self.dropout + [self.precision] + [self.fault] * bool(self.fault))
+        return "-".join(
+            parts + ["dropout"] * self.dropout + [self.precision] + [self.fault] * bool(self.fault)
+        )
 
     @property
     def local_batch(self) -> int:
@@ -58,22 +60,34 @@ def model_for(cell: Cell, dtype: torch.dtype = torch.float32) -> DualEncoder:
     """The cell's model, the same on every rank and in the reference."""
     autocast = torch.bfloat16 if cell.precision == "bf16" else None
     return tiny_model(
-        dropout=0.2 if cell.dropout else 0.0, patch_dropout=0.4 if cell.dropout else None,
-        bias=-2.0 if cell.loss == "siglip" else None, dtype=dtype, autocast=autocast,
-    )  # fmt: skip
+        dropout=0.2 if cell.dropout else 0.0,
+        patch_dropout=0.4 if cell.dropout else None,
+        bias=-2.0 if cell.loss == "siglip" else None,
+        dtype=dtype,
+        autocast=autocast,
+    )
 
 
-def build_strategy(model: DualEncoder, world: World, kind: str | int, lr: float = 1e-2, **kwargs: Any) -> Strategy:
+def build_strategy(
+    model: DualEncoder, world: World, kind: str | int, lr: float = 1e-2, **kwargs: Any
+) -> Strategy:
     """A strategy with AdamW and no clipping; ZeRO-3 keeps no parameter whole."""
     kwargs.setdefault("clip_norm", None)
     optimizer = build_adamw(model, lr=lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
     if kind == "torch":
         return TorchStrategy(model, optimizer, world, **kwargs)
-    overrides = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if kind == 3 else {}
+    overrides = (
+        {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if kind == 3 else {}
+    )
     return DeepSpeedStrategy(
-        model, optimizer, world, zero_stage=int(kind), local_batch=GLOBAL_BATCH // world.world_size,
-        overrides=overrides, **kwargs,
-    )  # fmt: skip
+        model,
+        optimizer,
+        world,
+        zero_stage=int(kind),
+        local_batch=GLOBAL_BATCH // world.world_size,
+        overrides=overrides,
+        **kwargs,
+    )
 
 
 def close(strategy: Strategy) -> None:
@@ -108,7 +122,9 @@ def seeded_fault(kind: str) -> Iterator[None]:
     faults = {
         "": contextlib.nullcontext(),
         "replay_seed": mock.patch("clipkit.engine.step.chunk_seed", lambda *_: next(counter)),
-        "rank_offset": mock.patch.object(Features, "rows", property(lambda f: slice(0, f.num_rows))),
+        "rank_offset": mock.patch.object(
+            Features, "rows", property(lambda f: slice(0, f.num_rows))
+        ),
         "gather_reduce": mock.patch.object(
             collectives._GatherRows, "backward", staticmethod(_gather_without_reduce)
         ),
@@ -121,8 +137,12 @@ def train_cell(world: World, cell: Cell) -> dict[str, Any]:
     """Run the cell's steps on this rank; returns losses and the last step's full gradients."""
     strategy = build_strategy(model_for(cell), world, cell.strategy)
     gradients = record_gradients(strategy)
-    step = TrainStep(strategy, [(build_part("losses", {"kind": cell.loss}), 1.0)], [],
-                     chunk_size=math.ceil(cell.local_batch / cell.chunks))  # fmt: skip
+    step = TrainStep(
+        strategy,
+        [(build_part("losses", {"kind": cell.loss}), 1.0)],
+        [],
+        chunk_size=math.ceil(cell.local_batch / cell.chunks),
+    )
     first = world.rank * cell.local_batch
     results = []
     with seeded_fault(cell.fault):
@@ -130,7 +150,11 @@ def train_cell(world: World, cell: Cell) -> dict[str, Any]:
             batch = tiny_batch(GLOBAL_BATCH, seed=1 + number).rows(first, first + cell.local_batch)
             results.append(step(batch, number, 1e-3))
     close(strategy)
-    return {"losses": [r.loss for r in results], "gradients": gradients, "ids": [r.ids_checksum for r in results]}
+    return {
+        "losses": [r.loss for r in results],
+        "gradients": gradients,
+        "ids": [r.ids_checksum for r in results],
+    }
 
 
 def weights_and_moments(strategy: Strategy) -> dict[str, Tensor]:
@@ -142,9 +166,16 @@ def weights_and_moments(strategy: Strategy) -> dict[str, Tensor]:
     }
 
 
-def train_step_for(strategy: Strategy, chunk_size: int | None, addons: list[AddOn] | None = None, loss: str = "infonce") -> TrainStep:
+def train_step_for(
+    strategy: Strategy,
+    chunk_size: int | None,
+    addons: list[AddOn] | None = None,
+    loss: str = "infonce",
+) -> TrainStep:
     """A TrainStep with one loss."""
-    return TrainStep(strategy, [(build_part("losses", {"kind": loss}), 1.0)], addons or [], chunk_size=chunk_size)
+    return TrainStep(
+        strategy, [(build_part("losses", {"kind": loss}), 1.0)], addons or [], chunk_size=chunk_size
+    )
 
 
 def local_rows(world: World, batch: Any) -> Any:

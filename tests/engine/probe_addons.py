@@ -126,6 +126,12 @@ class Queue(AddOn):
 
 
 PROBES: dict[str, type[AddOn]] = {
-    "extra_texts": ExtraTexts, "second_view": SecondView, "uniformity": Uniformity, "captioning": Captioning,
-    "adapter": Adapter, "distillation": Distillation, "queue": Queue, "ema": ExponentialMovingAverage,
-}  # fmt: skip
+    "extra_texts": ExtraTexts,
+    "second_view": SecondView,
+    "uniformity": Uniformity,
+    "captioning": Captioning,
+    "adapter": Adapter,
+    "distillation": Distillation,
+    "queue": Queue,
+    "ema": ExponentialMovingAverage,
+}

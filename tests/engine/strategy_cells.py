@@ -16,8 +16,14 @@ from clipkit.engine.snapshot import restore, slices
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
 from tests.engine.cells import (
-    GLOBAL_BATCH, build_strategy, close, full_model_state, local_rows, train_step_for, weights_and_moments,
-)  # fmt: skip
+    GLOBAL_BATCH,
+    build_strategy,
+    close,
+    full_model_state,
+    local_rows,
+    train_step_for,
+    weights_and_moments,
+)
 from tests.tiny_model import tiny_batch, tiny_model
 
 MAX_SCALE = math.log(100)
@@ -27,7 +33,9 @@ def _model(precision: str, **kwargs: Any) -> Any:
     return tiny_model(autocast=torch.bfloat16 if precision == "bf16" else None, **kwargs)
 
 
-def _train(strategy: Strategy, world: World, first: int, last: int, chunk_size: int | None = 4) -> list[float]:
+def _train(
+    strategy: Strategy, world: World, first: int, last: int, chunk_size: int | None = 4
+) -> list[float]:
     step = train_step_for(strategy, chunk_size)
     batches = [local_rows(world, tiny_batch(GLOBAL_BATCH, seed=10 + i)) for i in range(first, last)]
     return [step(b, first + i, 1e-2).loss for i, b in enumerate(batches)]
@@ -66,10 +74,19 @@ def clamp_a_driven_scale(world: World, kind: str | int, precision: str) -> dict[
     strategy.model.eval()
     with torch.no_grad():
         forward = strategy.forward(tiny_batch(2)).logit_scale.item()
-    masters = [float(f.master.max()) for f in strategy.fragments(only="towers.logit_scale") if f.master.numel()]
+    masters = [
+        float(f.master.max())
+        for f in strategy.fragments(only="towers.logit_scale")
+        if f.master.numel()
+    ]
     working = full_model_state(strategy)["towers.logit_scale"].item()
     close(strategy)
-    return {"master": max(masters, default=MAX_SCALE), "working": working, "forward": forward, "applied": result.applied}
+    return {
+        "master": max(masters, default=MAX_SCALE),
+        "working": working,
+        "forward": forward,
+        "applied": result.applied,
+    }
 
 
 def skip_a_bad_chunk(world: World, kind: str | int, precision: str) -> dict[str, Any]:
@@ -87,7 +104,12 @@ def skip_a_bad_chunk(world: World, kind: str | int, precision: str) -> dict[str,
     untouched = all(torch.equal(before[k], after[k]) for k in before)
     untouched &= all(torch.equal(working[k], working_after[k]) for k in working)
     resumed = _train(strategy, world, 3, 4)
-    answer = {"applied": result.applied, "untouched": untouched, "steps": (steps, strategy.optimizer_steps()), "next": resumed}
+    answer = {
+        "applied": result.applied,
+        "untouched": untouched,
+        "steps": (steps, strategy.optimizer_steps()),
+        "next": resumed,
+    }
     close(strategy)
     return answer
 
@@ -101,7 +123,9 @@ def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:
         handle = strategy.model.towers.visual.ln_post.register_full_backward_hook(
             lambda module, grads_in, grads_out: tuple(g * float("inf") for g in grads_in)
         )
-    result = train_step_for(strategy, 4)(local_rows(world, tiny_batch(GLOBAL_BATCH, seed=56)), 1, 1e-2)
+    result = train_step_for(strategy, 4)(
+        local_rows(world, tiny_batch(GLOBAL_BATCH, seed=56)), 1, 1e-2
+    )
     if world.rank == 0:
         handle.remove()
     after = weights_and_moments(strategy)
@@ -111,7 +135,9 @@ def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:
     return {"applied": result.applied, "untouched": untouched, "next": resumed}
 
 
-def train_and_save(world: World, kind: str | int, folder: str, steps: int, more: int) -> dict[str, Any]:
+def train_and_save(
+    world: World, kind: str | int, folder: str, steps: int, more: int
+) -> dict[str, Any]:
     """Train, save at `steps`, go on for `more`; the later losses and the final weights."""
     strategy = build_strategy(_model("fp32"), world, kind)
     _train(strategy, world, 0, steps)
@@ -126,7 +152,9 @@ def train_and_save(world: World, kind: str | int, folder: str, steps: int, more:
 def save(world: World, strategy: Strategy, folder: str, step: int) -> None:
     """A checkpoint with the least a run's state needs."""
     state = {"step": step, "optimizer_steps": strategy.optimizer_steps(), "addons": []}
-    write_checkpoint(folder, step, slices=slices(strategy, []), state=state, model_config={}, world=world)
+    write_checkpoint(
+        folder, step, slices=slices(strategy, []), state=state, model_config={}, world=world
+    )
 
 
 def _deepspeed_full_state(strategy: Strategy) -> dict[str, torch.Tensor]:
@@ -146,7 +174,9 @@ def _deepspeed_full_state(strategy: Strategy) -> dict[str, torch.Tensor]:
     return found
 
 
-def load_and_train(world: World, kind: str | int, folder: str, steps: int, more: int) -> dict[str, Any]:
+def load_and_train(
+    world: World, kind: str | int, folder: str, steps: int, more: int
+) -> dict[str, Any]:
     """Start from other weights, restore, go on."""
     strategy = build_strategy(_model("fp32", seed=123), world, kind)
     restore(find_checkpoint(folder), strategy, [])
@@ -160,4 +190,8 @@ def load_and_train(world: World, kind: str | int, folder: str, steps: int, more:
 def read_all(folder: str) -> dict[str, torch.Tensor]:
     """Every weight and moment of a checkpoint."""
     reader = CheckpointReader(find_checkpoint(Path(folder)))
-    return {f"{k}/{n}": reader.full(k, n) for k in ("weight", "exp_avg", "exp_avg_sq") for n in reader.names(k)}
+    return {
+        f"{k}/{n}": reader.full(k, n)
+        for k in ("weight", "exp_avg", "exp_avg_sq")
+        for n in reader.names(k)
+    }

@@ -35,7 +35,9 @@ def test_config_builds(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in model.parameters())
     assert build.build_losses(config) and build.build_evaluators(config) is not None
     total = config.train.total_steps or 100
-    schedule = Schedule(config.optim.schedule, config.optim.lr, 0.0, config.optim.warmup_steps, total)
+    schedule = Schedule(
+        config.optim.schedule, config.optim.lr, 0.0, config.optim.warmup_steps, total
+    )
     assert all(0 <= schedule(s) <= config.optim.lr for s in range(total))
 
 
@@ -54,25 +56,33 @@ def test_batch_norm_is_refused_or_frozen(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         build.check_batch_norm(model, whole, world_size=2)
     allowed = load_config(path, ["train.batch_norm=chunk"])
-    assert "not those of the global batch" in str(build.check_batch_norm(model, allowed, world_size=1))
+    assert "not those of the global batch" in str(
+        build.check_batch_norm(model, allowed, world_size=1)
+    )
     frozen = load_config(path, ["model.freeze_batch_norm=true"])
     assert build.check_batch_norm(build.build_model(frozen, [])[0], frozen, world_size=2) is None
 
 
 def test_locked_towers_and_precision(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    model, _ = build.build_model(load_config(path, ["model.lock=[image]", "model.patch_dropout=0.5"]), [])
+    model, _ = build.build_model(
+        load_config(path, ["model.lock=[image]", "model.patch_dropout=0.5"]), []
+    )
     assert model.frozen_towers == {"image"}
     pure, _ = build.build_model(load_config(path, ["train.precision=pure_bf16"]), [])
     assert pure.towers.visual.conv1.weight.dtype == torch.bfloat16
     assert pure.towers.logit_scale.dtype == torch.float32
     mixed, _ = build.build_model(load_config(path, ["train.precision=bf16"]), [])
-    assert mixed.autocast == torch.bfloat16 and mixed.towers.visual.conv1.weight.dtype == torch.float32
+    assert (
+        mixed.autocast == torch.bfloat16 and mixed.towers.visual.conv1.weight.dtype == torch.float32
+    )
 
 
 def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    one, two, other = (build.build_model(load_config(path, [f"run.seed={s}"]), [])[0] for s in (1, 1, 2))
+    one, two, other = (
+        build.build_model(load_config(path, [f"run.seed={s}"]), [])[0] for s in (1, 1, 2)
+    )
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters())]
     assert all(same)
     assert not torch.equal(one.towers.visual.proj, other.towers.visual.proj)

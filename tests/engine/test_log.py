@@ -23,7 +23,10 @@ def wandb_records(path: Path) -> list[bytes]:
         if left < 7:
             position += left
             continue
-        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        length, kind = (
+            int.from_bytes(data[position + 4 : position + 6], "little"),
+            data[position + 6],
+        )
         part += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # whole, or the last piece
@@ -42,19 +45,30 @@ def wandb_history(folder: Path) -> list[dict[str, Any]]:
         record = wandb_internal_pb2.Record.FromString(data)
         if record.WhichOneof("record_type") == "history":
             row = {
-                ".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item
+                ".".join(i.nested_key) or i.key: json.loads(i.value_json)
+                for i in record.history.item
             }
             rows.append({"step": row["_step"], **{k: v for k, v in row.items() if k[0] != "_"}})
     return rows
 
 
-def test_offline_wandb_holds_the_metrics_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_wandb_holds_the_metrics_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["clipkit", "train", f"log.token={SECRET}", SECRET])
     monkeypatch.setenv("WANDB_MODE", "offline")
     log = RunLog(
-        tmp_path, main=True, total_steps=3, progress=False, wandb_mode="offline", name="n",
-        config={"run": {"api_key": "sk-abcdefghijklmnopqrstu"}, "data": {"train": f"https://u:pw@host/{SECRET}"}},
-    )  # fmt: skip
+        tmp_path,
+        main=True,
+        total_steps=3,
+        progress=False,
+        wandb_mode="offline",
+        name="n",
+        config={
+            "run": {"api_key": "sk-abcdefghijklmnopqrstu"},
+            "data": {"train": f"https://u:pw@host/{SECRET}"},
+        },
+    )
     for step in (1, 2, 3):
         log.metrics(step, {"train/loss": 1.5 / step, "train/lr": 0.1 * step, "eval/x/acc1": 0.25})
     log.close()

@@ -12,8 +12,16 @@ from tests.engine.cells import build_strategy, close, local_rows, record_gradien
 from tests.engine.probe_addons import PROBES
 from tests.tiny_model import MODEL_CFG, tiny_batch, tiny_model
 
-LAYOUTS = {"extra_texts": 2, "second_view": 1, "uniformity": 2, "captioning": 3, "adapter": 3, "distillation": "torch",
-           "queue": 0, "ema": 3}  # fmt: skip
+LAYOUTS = {
+    "extra_texts": 2,
+    "second_view": 1,
+    "uniformity": 2,
+    "captioning": 3,
+    "adapter": 3,
+    "distillation": "torch",
+    "queue": 0,
+    "ema": 3,
+}
 
 
 def probe(world: World, name: str, kind: str | int, chunks: int, steps: int) -> dict[str, Any]:
@@ -25,8 +33,12 @@ def probe(world: World, name: str, kind: str | int, chunks: int, steps: int) -> 
         model.towers.requires_grad_(False)
         model.train()
     forwards = {"image": 0, "text": 0}
-    model.towers.visual.register_forward_hook(lambda *a: forwards.update(image=forwards["image"] + len(a[2])))
-    model.towers.ln_final.register_forward_hook(lambda *a: forwards.update(text=forwards["text"] + len(a[2])))
+    model.towers.visual.register_forward_hook(
+        lambda *a: forwards.update(image=forwards["image"] + len(a[2]))
+    )
+    model.towers.ln_final.register_forward_hook(
+        lambda *a: forwards.update(text=forwards["text"] + len(a[2]))
+    )
     strategy = build_strategy(model, world, kind)
     gradients = record_gradients(strategy)
     addon.start(strategy)
@@ -39,15 +51,23 @@ def probe(world: World, name: str, kind: str | int, chunks: int, steps: int) -> 
         kept[n] = world.sum_(total) if kind != "torch" or world.world_size > 1 else total
     close(strategy)
     calls = addon.teacher.calls if name == "distillation" else 0
-    return {"losses": [r.loss for r in results], "terms": results[-1].terms, "gradients": gradients, "kept": kept,
-            "forwards": forwards, "calls": calls}  # fmt: skip
+    return {
+        "losses": [r.loss for r in results],
+        "terms": results[-1].terms,
+        "gradients": gradients,
+        "kept": kept,
+        "forwards": forwards,
+        "calls": calls,
+    }
 
 
 def _batch(name: str, step: int):  # type: ignore[no-untyped-def]
     batch = tiny_batch(16, seed=20 + step, negatives=3 if name == "extra_texts" else 0)
     if name == "second_view":
         g = torch.Generator().manual_seed(step)
-        big, small = (torch.randint(0, 256, (16, 3, s, s), generator=g, dtype=torch.uint8) for s in (64, 32))
+        big, small = (
+            torch.randint(0, 256, (16, 3, s, s), generator=g, dtype=torch.uint8) for s in (64, 32)
+        )
         return batch._replace(images={"image": big, "small": small})
     return batch
 
@@ -57,7 +77,9 @@ def _convolutional():  # type: ignore[no-untyped-def]
     from clipkit.towers.dual import DualEncoder
 
     torch.manual_seed(0)
-    towers = build_towers({**MODEL_CFG, "vision_cfg": {"timm_model_name": "test_convnext", "image_size": 64}})
+    towers = build_towers(
+        {**MODEL_CFG, "vision_cfg": {"timm_model_name": "test_convnext", "image_size": 64}}
+    )
     return DualEncoder(towers.clip, mean=towers.mean, std=towers.std).train()
 
 
@@ -82,7 +104,9 @@ def test_forwards_are_counted(ranks) -> None:  # type: ignore[no-untyped-def]
     frozen = ranks(2).run(probe, "adapter", "torch", 4, 1)[0]["forwards"]
     assert frozen == {"image": 8, "text": 8}, "a frozen tower is encoded once"
     trained = ranks(2).run(probe, "uniformity", "torch", 4, 1)[0]["forwards"]
-    assert trained == {"image": 14, "text": 14}, "2 - 1/K forwards per sample: the last chunk keeps its graph"
+    assert trained == {"image": 14, "text": 14}, (
+        "2 - 1/K forwards per sample: the last chunk keeps its graph"
+    )
 
 
 def test_the_teacher_runs_in_pass_one_only(ranks) -> None:  # type: ignore[no-untyped-def]

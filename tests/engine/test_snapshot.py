@@ -8,7 +8,15 @@ import torch
 from tests.engine import strategy_cells as cells
 
 KINDS = ["torch", 0, 1, 2, 3]
-CROSSINGS = [("torch", 2, 1, 1), (0, 2, 3, 2), (1, 2, 2, 1), (2, 1, 3, 2), (3, 2, "torch", 1), (3, 2, 1, 2), (1, 1, 0, 2)]
+CROSSINGS = [
+    ("torch", 2, 1, 1),
+    (0, 2, 3, 2),
+    (1, 2, 2, 1),
+    (2, 1, 3, 2),
+    (3, 2, "torch", 1),
+    (3, 2, 1, 2),
+    (1, 1, 0, 2),
+]
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3])
@@ -31,7 +39,9 @@ def test_resume_is_bit_exact(kind, ranks, tmp_path) -> None:  # type: ignore[no-
 
 
 @pytest.mark.parametrize(("kind", "world", "to_kind", "to_world"), CROSSINGS)
-def test_world_size_stage_and_strategy_may_change(kind, world, to_kind, to_world, ranks, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_world_size_stage_and_strategy_may_change(
+    kind, world, to_kind, to_world, ranks, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
     straight = ranks(world).run(cells.train_and_save, kind, str(tmp_path), 2, 2)[0]
     resumed = ranks(to_world).run(cells.load_and_train, to_kind, str(tmp_path), 2, 2)[0]
     assert resumed["losses"] == pytest.approx(straight["losses"], rel=1e-5)
@@ -49,5 +59,6 @@ def test_ranks_write_every_element_once(ranks, tmp_path) -> None:  # type: ignor
             ends.append(piece["stop"])
         assert ends[-1] == torch.Size(entry["shape"]).numel()
     assert {p["file"] for e in reader.index.values() for p in e["slices"]} == {
-        "rank_00000.safetensors", "rank_00001.safetensors"
-    }  # fmt: skip
+        "rank_00000.safetensors",
+        "rank_00001.safetensors",
+    }

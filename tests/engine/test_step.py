@@ -22,11 +22,19 @@ FULL = [
 ]
 # every pair of values of two axes occurs in one of these
 PAIRWISE = [
-    Cell("infonce", 2, 4, "torch", True), Cell("siglip", 1, 1, "torch", False), Cell("infonce", 1, 1, 0, True),
-    Cell("siglip", 2, 4, 0, False), Cell("infonce", 2, 1, 1, False), Cell("siglip", 1, 4, 1, True),
-    Cell("infonce", 1, 4, 2, False), Cell("siglip", 2, 1, 2, True), Cell("infonce", 2, 4, 3, True),
-    Cell("siglip", 1, 1, 3, False), Cell("siglip", 2, 4, 3, False), Cell("infonce", 2, 4, 2, True),
-]  # fmt: skip
+    Cell("infonce", 2, 4, "torch", True),
+    Cell("siglip", 1, 1, "torch", False),
+    Cell("infonce", 1, 1, 0, True),
+    Cell("siglip", 2, 4, 0, False),
+    Cell("infonce", 2, 1, 1, False),
+    Cell("siglip", 1, 4, 1, True),
+    Cell("infonce", 1, 4, 2, False),
+    Cell("siglip", 2, 1, 2, True),
+    Cell("infonce", 2, 4, 3, True),
+    Cell("siglip", 1, 1, 3, False),
+    Cell("siglip", 2, 4, 3, False),
+    Cell("infonce", 2, 4, 2, True),
+]
 
 
 def reference_gradients(cell: Cell) -> tuple[float, dict[str, Tensor]]:
@@ -91,7 +99,13 @@ def test_gradients_equal_the_big_batch_everywhere(cell: Cell, ranks) -> None:  #
 
 
 def test_pairwise_covers_every_pair() -> None:
-    axes = [lambda c: c.loss, lambda c: c.ranks, lambda c: c.chunks, lambda c: c.strategy, lambda c: c.dropout]
+    axes = [
+        lambda c: c.loss,
+        lambda c: c.ranks,
+        lambda c: c.chunks,
+        lambda c: c.strategy,
+        lambda c: c.dropout,
+    ]
     for a, b in itertools.combinations(axes, 2):
         assert {(a(c), b(c)) for c in FULL} == {(a(c), b(c)) for c in PAIRWISE}
 

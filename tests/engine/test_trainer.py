@@ -21,11 +21,21 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ig
     overrides = ["train.total_steps=6", "eval.every=3", "log.every=2"]
     assert ranks(1).run(fit_in_pool, str(config), overrides) == ["done"]
     folder = tmp_path / "runs" / "r"
-    assert {p.name for p in folder.iterdir()} == {"checkpoints", "config.yaml", "metrics.jsonl", "results.json"}
-    assert sorted(p.name for p in (folder / "checkpoints").glob("step_*")) == ["step_00000004", "step_00000006"]
+    assert {p.name for p in folder.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "results.json",
+    }
+    assert sorted(p.name for p in (folder / "checkpoints").glob("step_*")) == [
+        "step_00000004",
+        "step_00000006",
+    ]
     assert (folder / "checkpoints" / "latest").read_text() == "step_00000006\n"
     assert [m["step"] for m in metrics(folder)] == [2, 4, 6]
-    evaluations = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if "eval/" in x]
+    evaluations = [
+        json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if "eval/" in x
+    ]
     assert [e["step"] for e in evaluations] == [3, 6]
     results = json.loads((folder / "results.json").read_text())
     assert results["classes"]["n"] == 12 and 0 <= results["classes"]["acc1"] <= 1

@@ -23,9 +23,11 @@ def global_tensors(seed: int = 0) -> dict[str, Tensor]:
         return F.normalize(torch.randn(shape, generator=g, dtype=torch.float64), dim=-1)
 
     return {
-        "image": unit(B, 1, D), "text": unit(B, 1, D), "negative": unit(B, M, D),
+        "image": unit(B, 1, D),
+        "text": unit(B, 1, D),
+        "negative": unit(B, M, D),
         "mask": torch.rand((B, M), generator=g) < 0.6,
-    }  # fmt: skip
+    }
 
 
 def features_of(tensors: dict[str, Tensor], world: World, with_columns: bool) -> Features:
@@ -37,8 +39,15 @@ def features_of(tensors: dict[str, Tensor], world: World, with_columns: bool) ->
     masks = {"negative": tensors["mask"][rows]} if with_columns else {}
     scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-1.5, dtype=torch.float64, requires_grad=True)
-    return Features(leaves, scale, bias, masks=masks, ids=torch.arange(B)[rows], rank=world.rank,
-                    world_size=world.world_size)  # fmt: skip
+    return Features(
+        leaves,
+        scale,
+        bias,
+        masks=masks,
+        ids=torch.arange(B)[rows],
+        rank=world.rank,
+        world_size=world.world_size,
+    )
 
 
 def run_loss(world: World, kind: str, with_columns: bool) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def test_gradients_are_finite_and_reach_both_sides(kind: str, with_columns: bool
 def test_two_ranks_equal_one_process(kind: str, with_columns: bool, ranks) -> None:  # type: ignore[no-untyped-def]
     alone = run_loss(ALONE, kind, with_columns)
     parts = ranks(2).run(run_loss, kind, with_columns)
-    assert torch.stack([p["loss"] for p in parts]).mean() == pytest.approx(alone["loss"].item(), rel=1e-9)
+    assert torch.stack([p["loss"] for p in parts]).mean() == pytest.approx(
+        alone["loss"].item(), rel=1e-9
+    )
     for name, wanted in alone["gradients"].items():
         # the average over ranks is the loss, so a leaf's gradient is that of the sum divided by 2
         found = torch.cat([p["gradients"][name] for p in parts]) / 2
@@ -83,7 +85,9 @@ def test_masked_columns_change_nothing(kind: str) -> None:
 def test_a_masked_column_has_zero_gradient(kind: str) -> None:
     tensors = global_tensors()
     features = features_of(tensors, ALONE, True)
-    sum(build_part("losses", {"kind": kind})(features, Pair(columns=("negative",))).values()).backward()
+    sum(
+        build_part("losses", {"kind": kind})(features, Pair(columns=("negative",))).values()
+    ).backward()
     gradient = features.embeddings["negative"].grad
     assert gradient[~tensors["mask"]].abs().sum() == 0
     assert (gradient[tensors["mask"]].abs().sum(dim=-1) > 0).all()
@@ -100,7 +104,9 @@ def test_aligned_pairs_cost_less(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_of_one(kind: str) -> None:
-    tensors = {n: t[:1].requires_grad_() for n, t in global_tensors().items() if n in ("image", "text")}
+    tensors = {
+        n: t[:1].requires_grad_() for n, t in global_tensors().items() if n in ("image", "text")
+    }
     features = Features(tensors, torch.tensor(5.0, dtype=torch.float64, requires_grad=True))
     value = sum(build_part("losses", {"kind": kind})(features, Pair()).values())
     value.backward()

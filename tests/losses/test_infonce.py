@@ -16,8 +16,12 @@ from tests.losses.cells import B, M, features_of, global_tensors
 def test_equals_open_clip() -> None:
     tensors = global_tensors()
     features = features_of(tensors, World(), False)
-    wanted = open_clip.loss.ClipLoss()(tensors["image"][:, 0], tensors["text"][:, 0], features.logit_scale)
-    torch.testing.assert_close(InfoNCELoss()(features, Pair())["contrastive"], wanted, rtol=1e-12, atol=0)
+    wanted = open_clip.loss.ClipLoss()(
+        tensors["image"][:, 0], tensors["text"][:, 0], features.logit_scale
+    )
+    torch.testing.assert_close(
+        InfoNCELoss()(features, Pair())["contrastive"], wanted, rtol=1e-12, atol=0
+    )
 
 
 def test_columns_are_negatives_of_images_only() -> None:
@@ -28,7 +32,10 @@ def test_columns_are_negatives_of_images_only() -> None:
     for i in range(B):
         row = [scale * float(image[i] @ text[j]) for j in range(B)]
         row += [
-            scale * float(image[i] @ t["negative"][j, m]) for j in range(B) for m in range(M) if t["mask"][j, m]
+            scale * float(image[i] @ t["negative"][j, m])
+            for j in range(B)
+            for m in range(M)
+            if t["mask"][j, m]
         ]
         column = [scale * float(text[i] @ image[j]) for j in range(B)]
         for logits in (row, column):

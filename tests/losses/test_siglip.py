@@ -16,7 +16,9 @@ from tests.losses.cells import B, M, features_of, global_tensors
 def test_equals_open_clip() -> None:
     t = global_tensors()
     f = features_of(t, World(), False)
-    wanted = open_clip.loss.SigLipLoss()(t["image"][:, 0], t["text"][:, 0], f.logit_scale, f.logit_bias)
+    wanted = open_clip.loss.SigLipLoss()(
+        t["image"][:, 0], t["text"][:, 0], f.logit_scale, f.logit_bias
+    )
     torch.testing.assert_close(SigLIPLoss()(f, Pair())["contrastive"], wanted, rtol=1e-12, atol=0)
 
 

@@ -27,7 +27,9 @@ def test_features_are_open_clips(custom_text: bool) -> None:
     torch.testing.assert_close(out.embeddings["image"][:, 0], wanted, rtol=0, atol=1e-5)
     wanted = original.encode_text(batch.texts["negative"].flatten(0, 1), normalize=True)
     torch.testing.assert_close(out.embeddings["negative"].flatten(0, 1), wanted, rtol=0, atol=1e-6)
-    assert out.logit_scale.shape == () and out.logit_scale.item() == pytest.approx(1 / 0.07, rel=1e-5)
+    assert out.logit_scale.shape == () and out.logit_scale.item() == pytest.approx(
+        1 / 0.07, rel=1e-5
+    )
     assert out.logit_bias is None
 
 
