@@ -2,16 +2,17 @@
 
 Rooms, lowest layer first; a room imports only rooms of lower layers (setup.cfg, import contracts):
 
-    errors                                                      what a user can do wrong
-    config  dist                                                settings; ranks and collectives
-    contracts                                                   Batch, Outputs, Features, Pair: what walks between rooms
+    errors                              what a user can do wrong
+    config  dist                        settings; ranks and collectives
+    contracts                           Batch, Outputs, Features, Pair: what walks between rooms
     towers  losses  data  retrieval  optim  checkpoint
     addons  eval
     engine  loading
     cli
 
 `clipkit.load` and `clipkit.export` are imported on first use, so `import clipkit` is instant. Their
-module is called `loading`: a submodule named `load` would take the function's place in this package.
+module is called `loading`: a submodule named `load` would take the function's place in this
+package.
 """
 
 from __future__ import annotations

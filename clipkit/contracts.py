@@ -1,12 +1,13 @@
-"""What walks between rooms: Batch -> Outputs -> Features -> a loss, and Pair, which names what meets.
+"""What walks between rooms: Batch -> Outputs -> Features -> a loss; Pair names what meets.
 
-Shapes: b rows of this rank, B rows of all ranks, M entries per sample and name, L tokens, D embed dim.
-Dimension 0 is the sample in every tensor, so a chunk is a slice. Batch and Outputs are NamedTuples
-because DeepSpeed and DDP look for tensors inside tuples and dicts only.
+Shapes: b rows of this rank, B rows of all ranks, M entries per sample and name, L tokens, D embed
+dim. Dimension 0 is the sample in every tensor, so a chunk is a slice. Batch and Outputs are
+NamedTuples because DeepSpeed and DDP look for tensors inside tuples and dicts only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,12 +23,12 @@ class Batch(NamedTuple):
     """Samples of one rank, or a chunk of them.
 
     Attributes:
-        images: View name -> (b, 3, H, W) uint8, or float that is already normalised. "image" always.
+        images: View name -> (b, 3, H, W) uint8, or float already normalised. "image" always.
         texts: Name -> (b, M, L) int64; "text" has M = 1.
         ids: (b,) int64, unique over the data set.
         masks: Text name -> (b, M) bool, True where the entry counts; absent: all count.
         extras: Name -> (b, ...), handed to heads with their chunk.
-        known: Tower outputs of frozen towers, name -> (b, M, D); filled in by the step before a replay.
+        known: Outputs of frozen towers, name -> (b, M, D); filled in by the step before a replay.
     """
 
     images: Named
@@ -50,12 +51,18 @@ class Batch(NamedTuple):
         """All tensors on `device`."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
-    def _map(self, fn) -> Batch:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        fields = [
-            fn(v) if isinstance(v, Tensor) else {k: fn(t) for k, t in v.items()}
-            for v in tuple(self)
-        ]
-        return Batch(*fields)
+    def _map(self, fn: Callable[[Tensor], Tensor]) -> Batch:
+        def each(named: Named) -> Named:
+            return {k: fn(t) for k, t in named.items()}
+
+        return Batch(
+            each(self.images),
+            each(self.texts),
+            fn(self.ids),
+            each(self.masks),
+            each(self.extras),
+            each(self.known),
+        )
 
 
 class Outputs(NamedTuple):
@@ -66,7 +73,7 @@ class Outputs(NamedTuple):
         logit_scale: () fp32, exp already taken.
         logit_bias: () fp32 or None.
         per_sample: Name -> (b,) sums of per-sample losses, each with a "<name>_count" of its terms.
-        frozen: Tower outputs that need no gradient, by name; the step hands them back in Batch.known.
+        frozen: Tower outputs that need no gradient, by name; the step returns them in Batch.known.
     """
 
     embeddings: Named

@@ -1,8 +1,11 @@
-"""The errors a user can cause. Each message names the thing and the remedy; the command line prints it as one line."""
+"""The errors a user can cause.
+
+Each message names the thing and the remedy; the command line prints it as one line.
+"""
 
 
 class ClipkitError(Exception):
-    """Base of all errors that are the user's to mend. `exit_status` is what the command line ends with."""
+    """Base of all errors that are the user's to mend; the command line ends with `exit_status`."""
 
     exit_status = 2
 

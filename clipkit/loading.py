@@ -97,7 +97,9 @@ def load_encoder(path: str | Path, *, device: torch.device | None = None) -> Fea
 
 
 def export(checkpoint: str | Path, out: str | Path) -> Path:
-    """Write a checkpoint in open_clip's layout, for `open_clip.create_model_and_transforms("local-dir:OUT")`.
+    """Write a checkpoint in open_clip's layout.
+
+    Read it with `open_clip.create_model_and_transforms("local-dir:OUT")`.
 
     Args:
         checkpoint: A run folder or a checkpoint folder.

@@ -17,8 +17,5 @@ if [ -d runs/quickstart ]; then # the quickstart's own folder: keep the last run
   mv runs/quickstart runs/quickstart.previous
 fi
 "$PYTHON" -m clipkit train configs/quickstart.yaml "$@"
-"$PYTHON" -m clipkit eval run --checkpoint runs/quickstart --out runs/quickstart/eval.json \
-  --data "$CLIPKIT_DATA/digits" --data "$CLIPKIT_DATA/shapes"
-"$PYTHON" -m clipkit eval run --checkpoint runs/quickstart --split unseen --data "$CLIPKIT_DATA/shapes"
 echo "results: $ROOT/runs/quickstart/results.json"
 echo "quickstart: $((SECONDS - started)) s"

@@ -1,7 +1,8 @@
-"""A pool of gloo ranks for tests: torch, open_clip and DeepSpeed are imported once, many cells run in it.
+"""A pool of gloo ranks for tests: torch, open_clip and DeepSpeed are imported once for many cells.
 
 `pool.run(function, *args)` calls a top-level function `function(world, *args)` on every rank and
-returns their results in rank order. A failure or a time-out ends the ranks; the next run starts new ones.
+returns their results in rank order. A failure or a time-out ends the ranks; the next run starts new
+ones.
 """
 
 from __future__ import annotations

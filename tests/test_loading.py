@@ -30,15 +30,19 @@ from PIL import Image
 export, data = sys.argv[1:]
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{export}")
 tokenizer = open_clip.get_tokenizer(f"local-dir:{export}")
-names, templates = (open(f"{data}/{f}.txt").read().split("\\n")[:-1] for f in ("classnames", "zeroshot_classification_templates"))
+files = ("classnames", "zeroshot_classification_templates")
+names, templates = (open(f"{data}/{f}.txt").read().split("\\n")[:-1] for f in files)
 tar = tarfile.open(f"{data}/test/0.tar")
 members = {m.name: tar.extractfile(m).read() for m in tar}
-images = torch.stack([preprocess(Image.open(io.BytesIO(d)).convert("RGB")) for n, d in members.items() if n.endswith("png")])
+pngs = [d for n, d in members.items() if n.endswith("png")]
+images = torch.stack([preprocess(Image.open(io.BytesIO(d)).convert("RGB")) for d in pngs])
 labels = torch.tensor([int(d) for n, d in members.items() if n.endswith("cls")])
 model.eval()
 with torch.no_grad():
-    classes = torch.stack([model.encode_text(tokenizer([t.replace("{c}", c) for t in templates]), normalize=True).mean(0) for c in names])
-    scores = model.encode_image(images, normalize=True) @ torch.nn.functional.normalize(classes, dim=-1).T
+    tokens = [tokenizer([t.replace("{c}", c) for t in templates]) for c in names]
+    classes = torch.stack([model.encode_text(t, normalize=True).mean(0) for t in tokens])
+    classes = torch.nn.functional.normalize(classes, dim=-1)
+    scores = model.encode_image(images, normalize=True) @ classes.T
 print(json.dumps({"acc1": (scores.argmax(1) == labels).double().mean().item(), "n": len(labels)}))
 """
 

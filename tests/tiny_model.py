@@ -44,7 +44,7 @@ def tiny_model(
 
 
 def tiny_batch(size: int, *, seed: int = 1, negatives: int = 0) -> Batch:
-    """`size` samples of noise images and random tokens; with `negatives`, "negative" texts and a mask."""
+    """`size` samples of noise and random tokens; with `negatives`, "negative" texts and a mask."""
     g = torch.Generator().manual_seed(seed)
     texts = {"text": torch.randint(1, 64, (size, 1, 8), generator=g)}
     masks = {}

@@ -25,7 +25,11 @@ class StepView(Protocol):
 
     step: int
     features: Features
-    strategy: Masters
+
+    @property
+    def strategy(self) -> Masters:
+        """Who owns the weights."""
+        ...
 
 
 class AddOn:
@@ -44,7 +48,10 @@ class AddOn:
         return {}
 
     def frozen_models(self) -> dict[str, nn.Module]:
-        """Teachers Batch -> {name: (b, M, D)}; run in pass 1 only, never optimised, saved or exported."""
+        """Teachers Batch -> {name: (b, M, D)}.
+
+        They run in pass 1 only, and are never optimised, saved or exported.
+        """
         return {}
 
     def pairs(self, pairs: list[Pair]) -> list[Pair]:
@@ -69,5 +76,5 @@ class AddOn:
         """Restore what `state_dict` gave."""
 
     def sharded_state(self) -> Iterator[tuple[str, int, Tensor]]:
-        """(parameter name, first element, 1-D live view) of tensors shaped and spread like parameters."""
+        """(parameter name, first element, 1-D live view) of tensors laid out like parameters."""
         return iter(())

@@ -1,4 +1,7 @@
-"""Exponential moving average of the weights; each rank averages the slices it owns, at every ZeRO stage."""
+"""Exponential moving average of the weights.
+
+Each rank averages the slices it owns, at every ZeRO stage.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""File steps that survive a crash: flush to disk, replace in one move, hash while reading. No torch here."""
+"""File steps that survive a crash: flush to disk, replace in one move, hash while reading.
+
+No torch here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Is this checkpoint whole? Only the manifest decides; `latest` is a convenience for people. No torch here."""
+"""Is this checkpoint whole? Only the manifest decides; `latest` is a convenience for people.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,11 @@ def list_checkpoints(run_dir: str | Path) -> list[Path]:
     return sorted(p for p in root.glob("step_*") if _STEP.match(p.name)) if root.is_dir() else []
 
 
+def checkpoint_folder(run_dir: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return Path(run_dir) / "checkpoints" / f"step_{step:08d}"
+
+
 def step_of(folder: Path) -> int:
     """Step in a checkpoint folder's name."""
     match = _STEP.match(folder.name)
@@ -75,7 +83,7 @@ def step_of(folder: Path) -> int:
 
 def newest_valid(run_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Newest checkpoint that verifies, and why newer ones were passed over."""
-    skipped = []
+    skipped: list[str] = []
     for folder in reversed(list_checkpoints(run_dir)):
         try:
             verify_checkpoint(folder)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clipkit.checkpoint.files import flush, sha256, write_text
-from clipkit.checkpoint.verify import MANIFEST, list_checkpoints
+from clipkit.checkpoint.verify import MANIFEST, checkpoint_folder, list_checkpoints
 from clipkit.dist.group import World
 from clipkit.errors import CheckpointError
 
@@ -117,7 +117,8 @@ def _agree(world: World, step: Callable[[], None], what: str, final: Path) -> No
         problem = str(error)
     if world.max_int(int(bool(problem))):
         raise CheckpointError(
-            f"{final}: {what} failed: {problem or 'on another rank'}; earlier checkpoints are untouched"
+            f"{final}: {what} failed: {problem or 'on another rank'}; "
+            f"earlier checkpoints are untouched"
         )
 
 
@@ -131,7 +132,7 @@ def write_checkpoint(
     world: World,
     keep: int = 2,
 ) -> Path:
-    """Write `step_<step>` below `<run_dir>/checkpoints`, called by all ranks; keeps the `keep` newest.
+    """Write `step_<step>` below `<run_dir>/checkpoints`; called by all ranks, keeps `keep` newest.
 
     Args:
         run_dir: The run folder, shared by all ranks.
@@ -148,8 +149,8 @@ def write_checkpoint(
     Raises:
         CheckpointError: On all ranks, if one of them could not write.
     """
-    root = Path(run_dir) / "checkpoints"
-    final = root / f"step_{step:08d}"
+    final = checkpoint_folder(run_dir, step)
+    root = final.parent
     tag = world.broadcast_int(uuid.uuid4().int >> 66)
     folder = root / f".{final.name}.tmp-{tag:x}"
     texts = {"state.json": state, "open_clip_config.json": model_config}

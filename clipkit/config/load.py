@@ -177,7 +177,8 @@ def _check_parts(config: RunConfig) -> RunConfig:
         if task["data"] not in config.data.eval:
             known = list(config.data.eval)
             raise ConfigError(
-                f"eval.tasks.{i}.data: '{task['data']}' is not in data.eval{suggest(task['data'], known)}"
+                f"eval.tasks.{i}.data: '{task['data']}' is not in data.eval"
+                f"{suggest(task['data'], known)}"
             )
         task["name"] = task["name"] or task["data"]
     return config.model_copy(

@@ -233,7 +233,7 @@ def build_part(
     extensions: tuple[str, ...] = (),
     drop: tuple[str, ...] = (),
 ) -> Any:
-    """Import the kind's module and build its PART: `given` before the `*`, the YAML arguments after it."""
+    """Import the kind's module, build its PART: `given` before the `*`, YAML arguments after it."""
     module, _ = _find_file(room, spec["kind"], extensions)
     part = importlib.import_module(module).PART
     return part(*given, **{k: v for k, v in spec.items() if k != "kind" and k not in drop})

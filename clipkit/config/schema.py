@@ -1,4 +1,7 @@
-"""Every setting of a run, with its default. pydantic checks types and ranges; unknown keys are errors."""
+"""Every setting of a run, with its default.
+
+pydantic checks types and ranges; unknown keys are errors.
+"""
 
 from __future__ import annotations
 
@@ -226,7 +229,8 @@ class RunConfig(Section):
             and engine.zero_stage
         ):
             raise ValueError(
-                "engine.zero_stage: the torch strategy does not shard; set engine.strategy=deepspeed"
+                "engine.zero_stage: the torch strategy does not shard; "
+                "set engine.strategy=deepspeed"
             )
         if engine.strategy == "torch" and self.deepspeed:
             raise ValueError(

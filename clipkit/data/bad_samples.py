@@ -47,6 +47,7 @@ class BadSampleCounter:
         causes = ", ".join(f"{count} {cause}" for cause, count in self.causes.most_common(3))
         worst = ", ".join(os.path.basename(shard) for shard, _ in self.shards.most_common(3))
         return (
-            f"{self.total} of {self.seen + self.total} samples are unusable ({causes}; worst shards: {worst}), "
+            f"{self.total} of {self.seen + self.total} samples are unusable "
+            f"({causes}; worst shards: {worst}), "
             f"over data.max_bad_fraction={self.max_fraction}; mend the shards or raise the limit"
         )

@@ -1,4 +1,7 @@
-"""Image bytes -> (3, H, W) uint8 RGB. torchvision for JPEG, Pillow for the rest; limits before any decoding."""
+"""Image bytes -> (3, H, W) uint8 RGB.
+
+torchvision for JPEG, Pillow for the rest; limits before any decoding.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ class BadSample(Exception):
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Open with Pillow by an allow-list of formats; alpha is laid on white, 16 bit scaled, EXIF ignored.
+    """Open with Pillow by an allow-list of formats.
+
+    Alpha is laid on white, 16 bit scaled, EXIF ignored.
 
     Raises:
         BadSample: Unreadable, of another format, or larger than `max_pixels`.

@@ -26,7 +26,7 @@ from clipkit.errors import CheckpointError, DataError
 
 _OPEN_FILES = 64
 _MAX_ATTEMPTS = 64
-# A worker hands its DataError over: raised there, it would arrive wrapped in the worker's traceback.
+# A worker hands its DataError over: raised there, it would arrive wrapped in a worker's traceback.
 Delivered = tuple[Batch | DataError, list[tuple[str, str]]]
 
 
@@ -70,7 +70,8 @@ class _Batches(Dataset[Delivered]):
                 bad.append((self.indexes[shard].path, error.cause))
         causes = ", ".join(sorted({cause for _, cause in bad}))
         raise DataError(
-            f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), last in {bad[-1][0]}; mend the shards"
+            f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), "
+            f"last in {bad[-1][0]}; mend the shards"
         )
 
     def _members(self, index: TarIndex, sample: int) -> dict[str, bytes]:
@@ -156,7 +157,7 @@ class IndexedLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Position and everything that gives it meaning; holds no world size and no worker count."""
+        """Position and all that gives it meaning; holds no world size and no worker count."""
         return {
             "mode": "indexed",
             "step": self.step,
@@ -187,7 +188,8 @@ def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
     for key, value in own["order"].items():
         if state["order"].get(key) != value:
             raise CheckpointError(
-                f"the data order differs from the checkpoint's: {key} is {value}, was {state['order'].get(key)}; "
+                f"the data order differs from the checkpoint's: "
+                f"{key} is {value}, was {state['order'].get(key)}; "
                 f"restore it, or start a new run from these weights (model.pretrained)"
             )
     if state["manifest"] != own["manifest"]:

@@ -110,7 +110,7 @@ class Order:
         return shard, index, self._first_id[shard] + index
 
     def substitute(self, place: int, attempt: int) -> int:
-        """The place that stands in for a bad one: the `attempt`-th next in the same stream, cyclic."""
+        """The place that stands in for a bad one: the `attempt`-th next in its stream, cyclic."""
         stream = min(place // self.stream_length, self.streams - 1)
         within = (place - stream * self.stream_length + attempt) % self.stream_length
         return stream * self.stream_length + within
@@ -130,7 +130,7 @@ class Order:
 
 
 def batch_checksum(ids: np.ndarray, first_row: int) -> int:
-    """Order-sensitive 31-bit checksum of a rank's sample ids; the sum over ranks is the global batch's."""
+    """Order-sensitive 31-bit checksum of a rank's ids; the sum over ranks is the global batch's."""
     rows = np.arange(first_row, first_row + len(ids))
     text = np.stack([rows, np.asarray(ids, dtype=np.int64)], axis=1)
     return (

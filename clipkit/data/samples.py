@@ -1,4 +1,4 @@
-"""One training sample: bytes of its members -> image tensor and caption, or BadSample with its cause."""
+"""One training sample: bytes of its members -> image tensor and caption, or BadSample and cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Shard patterns -> paths. Braces {000..123} and {a,b}, globs, plain paths; remote or pipe URLs only when streaming."""
+"""Shard patterns -> paths.
+
+Braces {000..123} and {a,b}, globs, plain paths; remote or pipe URLs only when streaming.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,8 @@ def expand_shards(patterns: Iterable[str], where: str = "data.train") -> list[st
                 paths.extend(found)
             elif not os.path.isfile(item):
                 raise DataError(
-                    f"{where}: shard '{item}' does not exist; check the path and the range in braces"
+                    f"{where}: shard '{item}' does not exist; "
+                    f"check the path and the range in braces"
                 )
             else:
                 paths.append(item)

@@ -1,4 +1,4 @@
-"""Streaming mode: webdataset reads whole shards in sequence, for shards that are remote or not indexed.
+"""Streaming mode: webdataset reads whole shards in sequence, be they remote or not indexed.
 
 Deterministic for a given seed, world size and worker count: shards are permuted by (seed, pass),
 dealt to ranks and workers (disjoint), and shuffled through a seeded buffer. Resume re-reads and
@@ -159,7 +159,8 @@ class StreamingLoader:
         need = world_size * max(workers, 1)
         if len(shards) < need:
             raise DataError(
-                f"{len(shards)} shards cannot be dealt to {world_size} ranks x {max(workers, 1)} workers; "
+                f"{len(shards)} shards cannot be dealt to "
+                f"{world_size} ranks x {max(workers, 1)} workers; "
                 f"lower data.workers, or use data.mode=indexed"
             )
         self.step, self.workers = 0, workers
@@ -201,7 +202,7 @@ class StreamingLoader:
             prefetch_factor=2 if self.workers else None,
             pin_memory=torch.cuda.is_available(),
         )
-        batches = iter(loader)
+        batches: Iterator[Delivered] = iter(loader)
         if (
             self.workers
         ):  # the DataLoader deals round-robin from worker 0; begin where the run stopped

@@ -51,7 +51,7 @@ class TarIndex:
         return len(self.keys)
 
     def member(self, sample: int, wanted: tuple[str, ...]) -> tuple[str, int, int] | None:
-        """(extension, offset, size) of the first member of `sample` with an extension in `wanted`."""
+        """(extension, offset, size) of the first member of `sample` whose extension is `wanted`."""
         for m in range(self.starts[sample], self.starts[sample + 1]):
             extension = self.extensions[self.member_extension[m]]
             if extension in wanted:
@@ -179,7 +179,9 @@ def build_index(path: str) -> TarIndex:
     keys: list[str] = []
     starts: list[int] = []
     extensions: dict[str, int] = {}
-    codes, offsets, sizes = [], [], []
+    codes: list[int] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
     for name, offset, size in members:
         key, extension = _split(name)
         if not extension or not key or key.endswith("/"):  # ._1.jpg, .DS_Store: as webdataset

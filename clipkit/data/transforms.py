@@ -1,4 +1,4 @@
-"""Random resized crop and flip on uint8 tensors, drawn from a generator the caller seeds per sample."""
+"""Random resized crop and flip on uint8 tensors, from a generator the caller seeds per sample."""
 
 from __future__ import annotations
 

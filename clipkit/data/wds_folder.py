@@ -1,4 +1,7 @@
-"""CLIP_benchmark's webdataset layout: <root>/<split>/{0..N-1}.tar with class names and templates beside it."""
+"""CLIP_benchmark's webdataset layout.
+
+<root>/<split>/{0..N-1}.tar, with class names and templates beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from clipkit.data.decode import BadSample, open_image
 from clipkit.data.tar_index import TarIndex, load_indexes
@@ -36,7 +41,7 @@ class WdsFolder:
     def __len__(self) -> int:
         return sum(len(index) for index in self.indexes)
 
-    def images(self, start: int, stop: int, max_pixels: int = 50_000_000) -> Iterator:  # type: ignore[type-arg]
+    def images(self, start: int, stop: int, max_pixels: int = 50_000_000) -> Iterator[Image.Image]:
         """PIL images of samples start .. stop - 1, in order.
 
         Raises:
@@ -64,8 +69,8 @@ class WdsFolder:
                 label = -1
             if not 0 <= label < len(self.classnames):
                 raise DataError(
-                    f"{index.path}: sample '{index.keys[sample]}': label {text[:20]!r} is not one of "
-                    f"{len(self.classnames)} classes in classnames.txt"
+                    f"{index.path}: sample '{index.keys[sample]}': label {text[:20]!r} "
+                    f"is not one of {len(self.classnames)} classes in classnames.txt"
                 )
             labels.append(label)
         return labels
@@ -94,7 +99,8 @@ class WdsFolder:
         if found is None or found[2] > _MAX_BYTES:
             what = "no" if found is None else "an oversized"
             raise DataError(
-                f"{index.path}: sample '{index.keys[sample]}' has {what} .{'/.'.join(wanted)} member"
+                f"{index.path}: sample '{index.keys[sample]}' "
+                f"has {what} .{'/.'.join(wanted)} member"
             )
         with open(index.path, "rb") as file:
             return os.pread(file.fileno(), found[2], found[1])
@@ -105,7 +111,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
-    """Open an evaluation set: <root>/<split>/*.tar, or <root>/<split>-*.tar where there is no such folder.
+    """Open an evaluation set: <root>/<split>/*.tar, else <root>/<split>-*.tar.
 
     Raises:
         DataError: The folder, its shards, its class names or its templates are missing.

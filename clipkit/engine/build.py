@@ -14,7 +14,7 @@ from torch import nn
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.verify import find_checkpoint, newest_valid
+from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
 from clipkit.config.load import dump_config
 from clipkit.config.parts import build_part
 from clipkit.config.redact import redact
@@ -33,7 +33,7 @@ from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_torch import TorchStrategy
 from clipkit.engine.trainer import Run, resume
-from clipkit.errors import ConfigError
+from clipkit.errors import CheckpointError, ConfigError
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.adamw import build_adamw
 from clipkit.optim.schedules import Schedule
@@ -65,7 +65,7 @@ def model_cfg_of(config: RunConfig) -> dict[str, Any]:
 
 
 def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, Towers]:
-    """Towers with their weights, locked as asked, and the add-ons' heads; on the CPU (or the meta device)."""
+    """Towers with weights, locked as asked, and the add-ons' heads; on the CPU (or meta device)."""
     m = config.model
     torch.manual_seed(config.run.seed)
     towers = build_towers(
@@ -99,7 +99,7 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
 
 
 def load_weights(towers: Towers, arch: str, source: str) -> None:
-    """Start from a weights file, a run or checkpoint folder, an exported folder, or an open_clip tag.
+    """Start from a weights file, a run, checkpoint or exported folder, or an open_clip tag.
 
     Raises:
         ClipkitError: Nothing there, damaged, or of another architecture.
@@ -129,10 +129,14 @@ def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> st
         return None
     if config.train.batch_norm == "refuse":
         raise ConfigError(
-            f"{name} uses batch statistics, which differ between chunks and ranks; set model.freeze_batch_norm=true, "
+            f"{name} uses batch statistics, which differ between chunks and ranks; "
+            f"set model.freeze_batch_norm=true, "
             f"choose another model.arch, or accept inexact gradients with train.batch_norm=chunk"
         )
-    return f"train.batch_norm=chunk: {name} sees one chunk at a time; gradients are not those of the global batch"
+    return (
+        f"train.batch_norm=chunk: {name} sees one chunk at a time; "
+        f"gradients are not those of the global batch"
+    )
 
 
 def build_loader(
@@ -154,7 +158,7 @@ def build_loader(
         hooks,
     )
     shards = resolve_shards(d.train, d.mode)
-    shared = {
+    shared: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.world_size,
         "workers": d.workers,
@@ -249,6 +253,22 @@ def total_steps_of(config: RunConfig, loader: Loader) -> int:
     return max(1, math.ceil(config.train.epochs * loader.batches_per_epoch))
 
 
+def pick_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
+    """Newest checkpoint that verifies, why newer ones were passed over; rank 0 looks, all agree.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none is valid: never silently start anew.
+    """
+    newest, skipped = newest_valid(folder) if world.is_main else (None, [])
+    found = world.broadcast_int(step_of(newest) if newest else -2 if skipped else -1)
+    if found == -2:
+        reason = f" ({skipped[0]})" if skipped else ""
+        raise CheckpointError(
+            f"{folder}: no checkpoint is valid{reason}; restore one or set another run.name"
+        )
+    return (checkpoint_folder(folder, found) if found >= 0 else None), skipped
+
+
 def build_run(config: RunConfig, world: World) -> Run:
     """Build every part and, with run.resume=auto, continue from the newest valid checkpoint.
 
@@ -256,7 +276,7 @@ def build_run(config: RunConfig, world: World) -> Run:
         ClipkitError: The config does not fit the model, the data or the checkpoint.
     """
     folder = run_folder(config)
-    newest, skipped = newest_valid(folder) if config.run.resume == "auto" else (None, [])
+    newest, skipped = pick_checkpoint(folder, world) if config.run.resume == "auto" else (None, [])
     addons = build_addons(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)
@@ -265,7 +285,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     if world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     world.barrier()
-    resume_step = 0 if newest is None else int(newest.name.removeprefix("step_"))
+    resume_step = 0 if newest is None else step_of(newest)
     log = _build_log(config, folder, world, resume_step)
     loader = build_loader(config, towers, addons, world, log)
     log.total_steps = total = total_steps_of(config, loader)

@@ -1,4 +1,7 @@
-"""Where numbers go: a progress line, metrics.jsonl, wandb. Rank 0 only; secrets are masked; wandb never stops a run."""
+"""Where numbers go: a progress line, metrics.jsonl, wandb.
+
+Rank 0 only; secrets are masked; wandb never stops a run.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +40,7 @@ class RunLog:
         main: bool,
         total_steps: int = 0,
         progress: bool = True,
-        wandb_mode: str = "off",
+        wandb_mode: Literal["off", "offline", "online"] = "off",
         project: str = "clipkit",
         name: str = "run",
         config: dict[str, Any] | None = None,
@@ -46,17 +49,22 @@ class RunLog:
         self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
         self.path = folder / "metrics.jsonl"
         self._main, self.total_steps, self._show = main, total_steps, progress and main
-        self._file = None
+        self._file: TextIO | None = None
         self._wandb: Any = None
         self._progress: Progress | None = None
         if main:
             _keep_until(self.path, resume_step)
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
             if wandb_mode != "off":
                 self._wandb = self._start_wandb(folder, wandb_mode, project, name, config or {})
 
     def _start_wandb(
-        self, folder: Path, mode: str, project: str, name: str, config: dict[str, Any]
+        self,
+        folder: Path,
+        mode: Literal["offline", "online"],
+        project: str,
+        name: str,
+        config: dict[str, Any],
     ) -> Any:
         arguments, sys.argv = sys.argv, redact(sys.argv)  # wandb stores the command line
         try:
@@ -147,7 +155,7 @@ def _plain(value: Any) -> Any:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop lines after `step` and a line cut short by a crash, so a resumed log joins the old one."""
+    """Drop lines after `step`, and one cut short by a crash: a resumed log joins the old one."""
     if not path.exists():
         return
     kept = []

@@ -1,9 +1,13 @@
-"""SIGTERM and SIGUSR1 set a flag; the step spreads it, so all ranks save and stop after the same step."""
+"""SIGTERM and SIGUSR1 set a flag; the step spreads it: all ranks save and stop after the same."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
+
+# What signal.signal gives and takes; None: installed by C code.
+_Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignal:
@@ -13,7 +17,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, _Handler] = {}
 
     def __enter__(self) -> StopSignal:
         for number in self._SIGNALS:
@@ -25,7 +29,7 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = True

@@ -1,4 +1,4 @@
-"""Mistakes found in a second, before torch is imported: settings, files, arithmetic, the run folder.
+"""Mistakes found in a second, before torch is imported: settings, files, arithmetic, run folder.
 
 Nothing here may import torch, directly or through a room's module.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clipkit.checkpoint.verify import newest_valid, read_json
+from clipkit.checkpoint.verify import MANIFEST, list_checkpoints, read_json
 from clipkit.config.schema import RunConfig
 from clipkit.data.shards import is_url, resolve_shards
 from clipkit.data.tar_index import TarIndex, load_index
@@ -84,7 +84,9 @@ def preflight(config: RunConfig) -> list[str]:
 
 
 def check_shards(config: RunConfig) -> None:
-    """Shards exist, hold images and captions, and suffice for one global batch; stops reading as soon as that is known.
+    """Shards exist, hold images and captions, and suffice for one global batch.
+
+    Stops reading as soon as that is known.
 
     Raises:
         DataError: Names the shard, the member or the count.
@@ -107,17 +109,20 @@ def check_shards(config: RunConfig) -> None:
             return
     if not count:
         raise DataError(
-            f"data.train: no sample in {len(paths)} shards; first: {damaged[0] if damaged else paths[0]}"
+            f"data.train: no sample in {len(paths)} shards; "
+            f"first: {damaged[0] if damaged else paths[0]}"
         )
     for what, keys in (("image", data.image_keys), ("caption", data.caption_keys)):
         if not any(k in members for k in keys):
             found = ", ".join(f".{k}" for k, _ in members.most_common(6))
             raise DataError(
-                f"data.{what}_keys={list(keys)}: no sample has such a member; the shards hold {found}"
+                f"data.{what}_keys={list(keys)}: no sample has such a member; "
+                f"the shards hold {found}"
             )
     if data.mode == "indexed" and count < config.train.global_batch_size:
         raise DataError(
-            f"data.train holds {count} samples, fewer than one global batch of {config.train.global_batch_size}; "
+            f"data.train holds {count} samples, "
+            f"fewer than one global batch of {config.train.global_batch_size}; "
             f"lower train.global_batch_size or add shards"
         )
 
@@ -132,7 +137,7 @@ def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
 
     Raises:
         ConfigError: The folder holds a run and run.resume is none.
-        CheckpointError: The newest valid checkpoint is of another architecture, or none is valid.
+        CheckpointError: The newest checkpoint is of another architecture.
     """
     folder = run_folder(config)
     if not (folder / "config.yaml").exists():
@@ -141,13 +146,15 @@ def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
         raise ConfigError(
             f"{folder} already holds a run; set run.resume=auto to go on, or another run.name"
         )
-    newest, skipped = newest_valid(folder)
-    if newest is None:
-        if skipped:
-            raise CheckpointError(
-                f"{folder}: no checkpoint is valid ({skipped[0]}); restore one or set another run.name"
-            )
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:  # ended before its first checkpoint: it starts again
         return
+    whole = [c for c in checkpoints if (c / MANIFEST).is_file()]
+    if not whole:
+        raise CheckpointError(
+            f"{folder}: no checkpoint is valid; restore one or set another run.name"
+        )
+    newest = whole[-1]
     saved = read_json(newest / "open_clip_config.json")["model_cfg"]
     for key, value in model_cfg.items():
         if saved.get(key) != value and not _same_section(saved.get(key), value, config):

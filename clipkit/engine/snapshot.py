@@ -1,4 +1,4 @@
-"""A run as a checkpoint and back: what the strategy, the add-ons and the model own, by name and range."""
+"""A run as a checkpoint and back: what strategy, add-ons and model own, by name and range."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def addon_scalars(addons: list[AddOn]) -> list[dict[str, Any]]:
 
 
 def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> CheckpointReader:
-    """Load weights, moments, buffers and add-on state of a verified checkpoint into a run of any layout.
+    """Load weights, moments, buffers and add-on state of a verified checkpoint, into any layout.
 
     Raises:
         CheckpointError: The checkpoint belongs to another model or other add-ons.

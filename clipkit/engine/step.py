@@ -1,8 +1,8 @@
 """One training step: chunks encoded, loss once on the global batch, chunks replayed, optimizer.
 
-Gradient caching (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983) with the last chunk's
-graph kept, so K chunks cost 2K - 1 forwards. Every chunk runs under a seed made of (seed, step,
-global chunk index): the replay draws the same dropout masks, and so does a resumed run.
+Gradient caching (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983) with the last
+chunk's graph kept, so K chunks cost 2K - 1 forwards. Every chunk runs under a seed made of (seed,
+step, global chunk index): the replay draws the same dropout masks, and so does a resumed run.
 
 Shapes: b rows of this rank, B global batch, K chunks.
 """
@@ -89,7 +89,7 @@ class TrainStep:
             self.pairs = addon.pairs(self.pairs)
 
     def __call__(self, batch: Batch, step: int, lr: float, *, stop: bool = False) -> StepResult:
-        """Train on this rank's rows of global batch `step`; `stop` asks all ranks to stop after it."""
+        """Train on this rank's rows of global batch `step`; `stop`: all ranks stop after it."""
         batch = self._prepared(batch)
         chunks = self._chunks(batch)
         cached = self._encode(chunks, step)
@@ -135,7 +135,7 @@ class TrainStep:
         return terms
 
     def _prepared(self, batch: Batch) -> Batch:
-        """Batches wait on the host as uint8; add-ons that change tensors want them on the device."""
+        """Batches wait on the host as uint8; add-ons that change them want them on the device."""
         changing = [a for a in self.addons if type(a).transform_batch is not AddOn.transform_batch]
         if changing:
             batch = batch.to(self.world.device)
@@ -237,7 +237,7 @@ class TrainStep:
         )
 
     def _replay(self, chunks: list[Batch], cached: _Cached, step: int) -> None:
-        """Pass 2: the kept graph first, then every other chunk again; scalars enter with the kept one."""
+        """Pass 2: the kept graph first, and the scalars with it; then every other chunk again."""
         count = len(chunks)
         bounds = [0]
         for chunk in chunks:
@@ -256,7 +256,7 @@ class TrainStep:
 
 
 def chunk_seed(seed: int, step: int, chunk: int) -> int:
-    """Seed of a chunk's randomness; `chunk` counts over all ranks, so that every chunk has its own."""
+    """Seed of a chunk's randomness; `chunk` counts over all ranks, so every chunk has its own."""
     key = f"{seed}/{step}/{chunk}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
 

@@ -47,7 +47,7 @@ class Fragment:
 
 
 class Strategy(ABC):
-    """Runs the model and applies its gradients. Gradients given to `backward` are averaged over ranks."""
+    """Runs the model, applies its gradients; those given to `backward` are averaged over ranks."""
 
     model: DualEncoder
     optimizer: torch.optim.Optimizer
@@ -55,7 +55,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, *, last: bool = False) -> Outputs:
-        """The only way into the model; `last` announces the forward whose backward is the step's last."""
+        """The only way into the model; `last`: this forward's backward is the step's last."""
 
     @abstractmethod
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
@@ -63,19 +63,22 @@ class Strategy(ABC):
 
     @abstractmethod
     def step(self, lr: float) -> tuple[bool, float]:
-        """Clip, update, clear gradients. Returns (applied, gradient norm); a non-finite norm applies nothing."""
+        """Clip, update, clear gradients. Returns (applied, gradient norm).
+
+        A non-finite norm applies nothing.
+        """
 
     @abstractmethod
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, full averaged gradient) between the last backward and `step`, on every rank."""
+        """(name, full averaged gradient) between last backward and `step`, on every rank."""
 
     @abstractmethod
     def fragments(self, only: str | None = None) -> Iterator[Fragment]:
-        """What this rank holds, trainable and frozen parameters alike; `only` names a single one."""
+        """What this rank holds, trainable and frozen parameters alike; `only` names one."""
 
     @abstractmethod
     def refresh_weights(self, only: str | None = None) -> None:
-        """Copy the masters into the weights the forward uses, after they were written from outside."""
+        """Copy the masters, written from outside, into the weights the forward uses."""
 
     @abstractmethod
     def full_parameters(self) -> AbstractContextManager[None]:
@@ -119,7 +122,7 @@ class Strategy(ABC):
             group["lr"] = lr
 
     def init_moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The optimizer's state of one (flat) parameter, created as zeros where it does not exist yet."""
+        """The optimizer's state of one (flat) parameter, created as zeros where there is none."""
         state = self.optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)  # where fused AdamW wants it

@@ -20,6 +20,7 @@ from clipkit.engine.snapshot import addon_scalars, restore, slices
 from clipkit.engine.step import StepResult, TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.eval.base import EvalResult
+from clipkit.eval.table import results_table
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.schedules import Schedule
 from clipkit.towers.dual import FeatureEncoder
@@ -118,6 +119,8 @@ def evaluate(run: Run) -> None:
         results.append(evaluator.run(run.encoder, run.world))
     model.train(training)
     if results:
+        if run.step == run.total_steps:
+            run.log.console.print(results_table(results))
         run.results = {r.dataset: r.metrics for r in results}
         values = {
             f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()

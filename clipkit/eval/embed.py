@@ -52,7 +52,8 @@ def _embed(
     if not bool(torch.isfinite(result).all()):
         bad = int((~torch.isfinite(result).all(dim=1)).sum())
         raise NonFiniteFeatures(
-            f"the {tower} tower gives NaN or infinity for {bad} of {n} inputs; its weights are broken"
+            f"the {tower} tower gives NaN or infinity for {bad} of {n} inputs; "
+            f"its weights are broken"
         )
     return result
 
@@ -61,7 +62,7 @@ def _embed(
 def embed_images(
     model: FeatureEncoder, data: WdsFolder, world: World, batch_size: int = 64
 ) -> Tensor:
-    """(n, D) unit features of the set's images, in its order, on the CPU, the same on every rank."""
+    """(n, D) unit features of the set's images, in its order, on the CPU, equal on all ranks."""
 
     def encode(start: int, stop: int) -> Tensor:
         pixels = torch.stack([model.preprocess(image) for image in data.images(start, stop)])

@@ -1,4 +1,7 @@
-"""Image-text retrieval, both ways, with any number of captions per image; equal captions are all positives."""
+"""Image-text retrieval, both ways, with any number of captions per image.
+
+Equal captions are all positives.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ _KS = (1, 5, 10)
 
 
 class RetrievalEval:
-    """text_retrieval_recall@k: an image finds a caption of its own; image_retrieval_recall@k: the other way.
+    """Recall@k of image-text retrieval, both ways.
 
-    A caption that several images share is one target and a positive of each of them.
+    text_retrieval_recall@k: an image finds a caption of its own; image_retrieval_recall@k: the
+    other way. A caption that several images share is one target and a positive of each of them.
 
     Args:
         split: Folder or file prefix of the shards below the data folder.

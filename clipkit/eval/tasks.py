@@ -23,7 +23,7 @@ class Evaluator(Protocol):
 
 
 def task_for_folder(data: str, split: str = "test") -> Evaluator:
-    """The evaluator that `dataset_type.txt` asks for; zero-shot classification where there is none."""
+    """The evaluator that `dataset_type.txt` asks for; without one, zero-shot classification."""
     root = Path(data)
     kind = root / "dataset_type.txt"
     name = root.name if split == "test" else f"{root.name}/{split}"

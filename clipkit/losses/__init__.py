@@ -5,6 +5,6 @@ named scalars whose average over ranks is the loss of the global batch. It honou
 and `features.masks`. It may import `contracts`, `dist`, `config`.
 
 To add one: `losses/my_loss.py` ending in `PART = MyLoss` (arguments after `*` become YAML keys and
-are described in the class docstring), `loss: {kind: my_loss}` in a config, `tests/losses/test_my_loss.py`.
-The contract tests find it by themselves.
+are described in the class docstring), `loss: {kind: my_loss}` in a config,
+`tests/losses/test_my_loss.py`. The contract tests find it by themselves.
 """

@@ -1,4 +1,7 @@
-"""torch's AdamW over the groups of `groups.py`: runs under every strategy and ZeRO stage, compiles nothing."""
+"""torch's AdamW over the groups of `groups.py`.
+
+Runs under every strategy and ZeRO stage, compiles nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from clipkit.optim.groups import build_groups
 def build_adamw(
     model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW, Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101; fused: one pass over memory."""
+    """AdamW, Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101.
+
+    Fused: one pass over memory.
+    """
     return torch.optim.AdamW(
         build_groups(model, weight_decay), lr=lr, betas=betas, eps=eps, fused=True
     )

@@ -1,4 +1,4 @@
-"""Which parameters are decayed: matrices are; norms, biases, logit_scale and other vectors are not."""
+"""Which parameters are decayed: matrices; not norms, biases, logit_scale and other vectors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from torch import nn
 
 
 def build_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups, "decay" and "no_decay", in the model's order; frozen parameters are left out."""
-    decay, plain = [], []
+    """Groups "decay" and "no_decay", in the model's order; frozen parameters are left out."""
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_plain = parameter.ndim < 2 or name.endswith(("bias", "logit_scale", "logit_bias"))

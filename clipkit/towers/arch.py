@@ -1,4 +1,7 @@
-"""Architecture name or json file -> open_clip model config. Imports no torch: a typo is found at once."""
+"""Architecture name or json file -> open_clip model config.
+
+Imports no torch: a typo is found at once.
+"""
 
 from __future__ import annotations
 

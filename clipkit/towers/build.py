@@ -37,7 +37,7 @@ class Towers:
         tokenizer: list of str -> (n, context_length) int64.
     """
 
-    clip: nn.Module
+    clip: open_clip.CLIP | open_clip.CustomTextCLIP
     config: dict[str, Any]
     preprocess: Callable[[Any], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
@@ -140,7 +140,8 @@ def download_tag(arch: str, tag: str) -> str:
     known = open_clip.list_pretrained_tags_by_model(name)
     if tag not in known:
         raise ConfigError(
-            f"model.pretrained: '{tag}' is neither a file, a folder nor a tag of {name}{suggest(tag, known)}"
+            f"model.pretrained: '{tag}' is neither a file, a folder nor a tag of "
+            f"{name}{suggest(tag, known)}"
         )
     try:
         return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
@@ -180,7 +181,9 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
     clip.load_state_dict(clean)
 
 
-def lock_towers(clip: nn.Module, lock: tuple[str, ...], unlocked_groups: int) -> None:
+def lock_towers(
+    clip: open_clip.CLIP | open_clip.CustomTextCLIP, lock: tuple[str, ...], unlocked_groups: int
+) -> None:
     """Freeze towers as open_clip does (LiT, Zhai et al. 2022): "image", "text"."""
     if "image" in lock:
         clip.lock_image_tower(unlocked_groups=unlocked_groups, freeze_bn_stats=True)

@@ -5,7 +5,8 @@ Shapes: b samples, M texts per sample, L tokens, D embed dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import open_clip
 import torch
@@ -22,22 +23,27 @@ class _EncodesNamed:
     """Forward over named views and texts. A mixin for open_clip's classes: the module that owns the
     text parameters must itself be called, or ZeRO-3 never gathers them."""
 
+    encode_image: Callable[[Tensor], Tensor]
+    encode_text: Callable[[Tensor], Tensor]
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+
     def forward(self, images: Named, texts: Named) -> tuple[Named, Tensor, Tensor | None]:
         out: Named = {}
         for names in _groups(images):
             rows = torch.cat([images[n] for n in names])  # (views * b, 3, H, W)
-            encoded = _unit(self.encode_image(rows))  # type: ignore[attr-defined]
+            encoded = _unit(self.encode_image(rows))
             for name, part in zip(names, encoded.split([len(images[n]) for n in names])):
                 out[name] = part.unsqueeze(1)  # (b, 1, D)
         for names in _groups(texts):
             rows = torch.cat([texts[n].flatten(0, 1) for n in names])  # (sum of b * M, L)
-            encoded = _unit(self.encode_text(rows))  # type: ignore[attr-defined]
+            encoded = _unit(self.encode_text(rows))
             for name, part in zip(
                 names, encoded.split([texts[n].shape[:2].numel() for n in names])
             ):
                 out[name] = part.unflatten(0, texts[name].shape[:2])  # (b, M, D)
-        scale = _at_least_fp32(self.logit_scale).exp().reshape(())  # type: ignore[attr-defined]
-        bias = self.logit_bias  # type: ignore[attr-defined]
+        scale = _at_least_fp32(self.logit_scale).exp().reshape(())
+        bias = self.logit_bias
         return out, scale, None if bias is None else _at_least_fp32(bias).reshape(())
 
 
@@ -56,7 +62,7 @@ _TOWERS: dict[type, type] = {
 
 
 def _groups(named: Named) -> Iterable[list[str]]:
-    """Names whose rows can be encoded together: equal shape behind the sample and entry dimensions."""
+    """Names whose rows can be encoded together: equal shape after the sample and entry dims."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, tensor in named.items():
         key = tuple(tensor.shape[1:]) if tensor.dtype != torch.int64 else tuple(tensor.shape[2:])
@@ -84,6 +90,10 @@ class DualEncoder(nn.Module):
         autocast: dtype of autocast inside the towers, or None.
         heads: name -> module (Outputs, Batch) -> Outputs of one chunk.
     """
+
+    towers: Any  # ClipTowers or CustomTextClipTowers, or what freezing batch norm makes of them
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -165,7 +175,13 @@ class FeatureEncoder:
         device: Where `forward` wants its batch.
     """
 
-    def __init__(self, forward, preprocess, tokenizer, device: torch.device) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def __init__(
+        self,
+        forward: Callable[[Batch], Outputs],
+        preprocess: Callable[[Any], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+        device: torch.device,
+    ) -> None:
         self.forward = forward
         self.preprocess = preprocess
         self.tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""A complete small run on disk, and ways to start it: alone, under torchrun, by hand as SLURM would."""
+"""A complete small run on disk, and ways to start it: alone, by torchrun, by hand like SLURM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT_CFG = {**MODEL_CFG["text_cfg"], "vocab_size": 49408}
 
 
 def write_run(folder: Path, **sections: Any) -> Path:
-    """Shards, an evaluation set, a model and a config below `folder`; sections update the config's."""
+    """Shards, an evaluation set, a model and a config below `folder`; sections update its own."""
     write_shards(folder / "data" / "train", [40, 24, 36])
     root = folder / "data" / "classes"
     members = []

@@ -1,4 +1,4 @@
-"""Errors that need the data or the model: one line, soon, and every rank ends with the same status."""
+"""Errors that need the data or the model: one line, soon, and every rank ends with one status."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_batch_norm_is_refused_with_chunks(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     (tmp_path / "model.json").write_text(
         '{"embed_dim": 16, "vision_cfg": {"timm_model_name": "test_byobnet", "image_size": 32},'
-        ' "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}'
+        ' "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2,'
+        ' "layers": 1}}'
     )
     status, _, err = train(config)
     assert status == 2

@@ -91,3 +91,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     status, _, err = train(config, "run.resume=auto")
     assert status == 0, err
     assert "sha256 differs" in err and "step_00000003" in err
+
+
+def test_no_valid_checkpoint_is_no_fresh_start(tmp_path: Path) -> None:
+    config = write_run(tmp_path, train={"total_steps": 2})
+    assert train(config)[0] == 0
+    (tmp_path / "runs" / "r" / "checkpoints" / "step_00000002" / "manifest.json").unlink()
+    status, _, err = train(config, "run.resume=auto")
+    assert status == 4
+    assert "no checkpoint is valid" in err.splitlines()[-1] and "Traceback" not in err

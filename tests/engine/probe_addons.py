@@ -29,7 +29,7 @@ class SecondView(AddOn):
 
 
 class Uniformity(AddOn):
-    """Log of a mean over all pairs of the global batch: no sum over ranks of local terms gives it."""
+    """Log of a mean over all pairs of the global batch: no sum of ranks' local terms gives it."""
 
     def loss_terms(self, features: Features) -> dict[str, Tensor]:
         local, everyone = features.local("image")[:, 0], features.all("image")[:, 0]

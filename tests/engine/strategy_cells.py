@@ -42,7 +42,7 @@ def _train(
 
 
 def embed_after_training(world: World, kind: str | int, precision: str) -> torch.Tensor:
-    """Image and text features of a fixed batch after two steps, in eval mode through the strategy."""
+    """Features of a fixed batch after two steps, in eval mode through the strategy."""
     strategy = build_strategy(_model(precision), world, kind)
     _train(strategy, world, 0, 2)
     strategy.model.eval()
@@ -54,7 +54,7 @@ def embed_after_training(world: World, kind: str | int, precision: str) -> torch
 
 
 def clamp_a_driven_scale(world: World, kind: str | int, precision: str) -> dict[str, float]:
-    """logit_scale starts just below the bound and is pushed over it; master, working copy and forward."""
+    """logit_scale, pushed over its bound from just below: master, working copy and forward."""
     model = _model(precision)
     with torch.no_grad():
         model.towers.logit_scale.fill_(MAX_SCALE - 1e-4)
@@ -115,7 +115,7 @@ def skip_a_bad_chunk(world: World, kind: str | int, precision: str) -> dict[str,
 
 
 def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:
-    """The loss is finite, a tower's backward is not: found by the optimizer step, skipped by all ranks."""
+    """Finite loss, a tower's backward is not: found by the optimizer step, skipped by all ranks."""
     strategy = build_strategy(_model("fp32"), world, kind)
     _train(strategy, world, 0, 1)
     before = weights_and_moments(strategy)

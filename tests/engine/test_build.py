@@ -45,7 +45,8 @@ def test_batch_norm_is_refused_or_frozen(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     (tmp_path / "model.json").write_text(
         '{"embed_dim": 16, "vision_cfg": {"timm_model_name": "test_byobnet", "image_size": 32},'
-        ' "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}}'
+        ' "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2,'
+        ' "layers": 1}}'
     )
     config = load_config(path)
     model, _ = build.build_model(config, [])

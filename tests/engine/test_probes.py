@@ -1,4 +1,4 @@
-"""What the contracts must carry, in about 30 lines each: K = 4 chunks on 2 ranks against one process."""
+"""What the contracts must carry, about 30 lines each: 4 chunks on 2 ranks against one process."""
 
 from __future__ import annotations
 

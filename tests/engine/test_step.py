@@ -1,4 +1,7 @@
-"""The step is exact: its gradients are those of one process and one big batch, for every N, K, stage and loss."""
+"""The step is exact: its gradients are those of one process and one big batch.
+
+For every N, K, stage and loss.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,11 @@ PAIRWISE = [
 
 
 def reference_gradients(cell: Cell) -> tuple[float, dict[str, Tensor]]:
-    """open_clip's own loss on one process, one backward. Without randomness: the big batch in float64.
-    With dropout: the same N * K chunks under the same seeds, every graph kept, in float32 (masks are
-    drawn in the dtype of the activations)."""
+    """open_clip's own loss on one process, one backward.
+
+    Without randomness: the big batch in float64. With dropout: the same N * K chunks under the same
+    seeds, every graph kept, in float32 (masks are drawn in the dtype of the activations).
+    """
     model = model_for(cell, torch.float32 if cell.dropout else torch.float64)
     model.autocast = None
     batch = tiny_batch(GLOBAL_BATCH)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from clipkit.engine.trainer import due
-from tests.e2e.runs import metrics, write_run
+from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool
 from tests.fixtures_shards import write_shards
 
@@ -48,3 +48,14 @@ def test_the_loss_falls_and_bad_samples_are_counted(tmp_path: Path, ranks) -> No
     lines = metrics(tmp_path / "runs" / "r")
     assert sum(m["train/loss"] for m in lines[-3:]) < sum(m["train/loss"] for m in lines[:3])
     assert lines[-1]["train/bad_samples"] >= 2
+
+
+def test_streaming_mode_trains_and_resumes(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0, "mode": "streaming", "shuffle_buffer": 10})
+    for name, steps in (("straight", [8]), ("resumed", [5, 8])):
+        for total in steps:
+            overrides = [f"run.name={name}", f"train.total_steps={total}", "run.resume=auto"]
+            overrides += ["optim.schedule=constant"]
+            assert ranks(1).run(fit_in_pool, str(config), overrides) == ["done"]
+    straight, resumed = (curve(tmp_path / "runs" / n) for n in ("straight", "resumed"))
+    assert straight == resumed

@@ -16,7 +16,7 @@ B, M, D = 12, 3, 8
 
 
 def global_tensors(seed: int = 0) -> dict[str, Tensor]:
-    """Unit rows of a global batch in float64: image, text, negative (M each), and the negatives' mask."""
+    """Unit float64 rows of a global batch: image, text, negative (M each), the negatives' mask."""
     g = torch.Generator().manual_seed(seed)
 
     def unit(*shape: int) -> Tensor:
