@@ -17,6 +17,7 @@ cd "$ROOT"
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu
 if $all; then
   bash launch/dev.sh lint
+  bash launch/dev.sh types
   "$PYTHON" -m pytest -m "not gpu and not multi_gpu" "$@"
 else
   "$PYTHON" -m pytest "$@"

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clipkit.config.parts import check_part, suggest
+from clipkit.config.redact import redact
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ConfigError
 
@@ -229,5 +230,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def dump_config(config: RunConfig) -> str:
-    """The complete config as YAML, in schema order."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The complete config as YAML, in schema order, secrets masked."""
+    return yaml.safe_dump(
+        redact(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True
+    )

@@ -17,7 +17,6 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
 from clipkit.config.load import dump_config
 from clipkit.config.parts import build_part
-from clipkit.config.redact import redact
 from clipkit.config.schema import RunConfig
 from clipkit.data.loader import IndexedLoader
 from clipkit.data.order import Order
@@ -326,12 +325,7 @@ def build_run(config: RunConfig, world: World) -> Run:
         resume(run, newest)
         log.say(f"resumed from {newest}")
     if world.is_main:
-        import yaml
-
-        complete = redact(yaml.safe_load(dump_config(config)))
-        write_text(
-            folder / "config.yaml", yaml.safe_dump(complete, sort_keys=False, allow_unicode=True)
-        )
+        write_text(folder / "config.yaml", dump_config(config))
     return run
 
 

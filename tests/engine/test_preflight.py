@@ -1,0 +1,58 @@
+"""What is found before torch is imported; messages are held in tests/cli/test_bad_input.py."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from clipkit.config.load import load_config
+from clipkit.engine import preflight
+from clipkit.errors import ConfigError, DataError
+from tests.e2e.runs import write_run
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Pretend that these versions are installed."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name, "999.0"))
+
+
+def test_a_good_run_passes(tmp_path: Path) -> None:
+    assert isinstance(preflight.preflight(load_config(write_run(tmp_path))), list)
+
+
+@pytest.mark.parametrize(
+    ("package", "old"), [("torch", "2.5.1"), ("deepspeed", "0.15.0"), ("pillow", "12.2.0")]
+)
+def test_unsafe_versions_are_refused(
+    monkeypatch: pytest.MonkeyPatch, package: str, old: str
+) -> None:
+    installed(monkeypatch, **{package: old})
+    with pytest.raises(ConfigError, match=rf"{package} {old} is unsafe .*pip install"):
+        preflight.check_versions()
+
+
+def test_a_version_with_a_known_hole_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, torch="2.9.1+cpu")
+    (warning,) = preflight.check_versions()
+    assert "torch 2.9.1+cpu" in warning and "CVE-2026-24747" in warning
+    installed(monkeypatch, torch="2.10.0")
+    assert preflight.check_versions() == []
+
+
+def test_reading_stops_as_soon_as_the_batch_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write_run(tmp_path))
+    read = []
+    load = preflight.load_index
+    monkeypatch.setattr(preflight, "load_index", lambda p: read.append(p) or load(p))
+    preflight.check_shards(config)
+    assert len(read) == 1
+
+
+def test_an_evaluation_folder_must_exist(tmp_path: Path) -> None:
+    config = load_config(write_run(tmp_path), ["data.eval.classes=/absent/folder"])
+    with pytest.raises(DataError, match="data.eval.classes: '/absent/folder'"):
+        preflight.preflight(config)

@@ -1,0 +1,150 @@
+"""The scripts: clean under shellcheck, usable from anywhere, with spaces in the path."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.runs import curve, write_run
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [*(ROOT / "launch").iterdir(), ROOT / ".ci" / "run"]
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def shell(*command: str, cwd: Path, timeout: float = 300, **env: str) -> tuple[int, str, str]:
+    """Run and return (status, stdout, stderr)."""
+    run = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**ENVIRONMENT, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return run.returncode, run.stdout, run.stderr
+
+
+def test_shellcheck() -> None:
+    checker = Path(sys.executable).parent / "shellcheck"
+    status, out, _ = shell(str(checker), "-x", *map(str, SCRIPTS), cwd=ROOT)
+    assert status == 0, out
+
+
+def installed_copy(folder: Path) -> Path:
+    """The project below a path with spaces, with this environment marked as installed there."""
+    root = folder / "a copy with spaces"
+    shutil.copytree(
+        ROOT, root, ignore=shutil.ignore_patterns(".git", ".venv", "runs*", "demo_data", ".*_cache")
+    )
+    venv = folder / "environment"
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="$(pwd)" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    sums = subprocess.run(
+        ["cksum", "setup.cfg", "pyproject.toml"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (venv / ".clipkit-installed").write_text(f"{sums.stdout.rstrip()}  {root}")
+    return root
+
+
+@pytest.mark.slow
+def test_quickstart_runs_twice_from_anywhere(tmp_path: Path) -> None:
+    root = installed_copy(tmp_path)
+    command = [
+        "bash",
+        str(root / "launch" / "quickstart.sh"),
+        "train.total_steps=20",
+        "checkpoint.every=0",
+    ]
+    for again in (False, True):
+        status, out, err = shell(*command, cwd=tmp_path, CLIPKIT_VENV=str(tmp_path / "environment"))
+        assert status == 0, out + err
+        assert "installing" not in out and "quickstart: " in out
+        assert ("up to date" in out + err) == again
+        results = json.loads((root / "runs" / "quickstart" / "results.json").read_text())
+        assert {"digits", "shapes", "shapes_unseen"} == set(results)
+        assert 0 <= results["digits"]["acc1"] <= 1
+    assert (root / "runs" / "quickstart.previous" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_script_checks_first(tmp_path: Path) -> None:
+    script, venv = str(ROOT / "launch" / "torchrun.sh"), str(Path(sys.executable).parents[1])
+    config = write_run(tmp_path)
+    environment = {"CLIPKIT_VENV": venv}
+    sums = subprocess.run(
+        ["cksum", "setup.cfg", "pyproject.toml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    stamp = Path(venv) / ".clipkit-installed"
+    before = stamp.read_text() if stamp.exists() else None
+    stamp.write_text(f"{sums.stdout.rstrip()}  {ROOT}")
+    try:
+        status, out, err = shell(
+            "bash",
+            script,
+            "2",
+            str(config),
+            "train.global_batch_size=15",
+            cwd=tmp_path,
+            **environment,
+        )
+        assert status == 2 and len(err.splitlines()) == 1
+        assert "not divisible by the world size 2" in err
+        status, out, err = shell("bash", script, "2", str(config), cwd=tmp_path, **environment)
+        assert status == 0, err
+        assert len(curve(tmp_path / "runs" / "r")) == 20
+    finally:
+        stamp.unlink() if before is None else stamp.write_text(before)
+
+
+def test_sbatch_script(tmp_path: Path) -> None:
+    """With fakes for SLURM's commands: the check, then srun with resume."""
+    calls = tmp_path / "calls"
+    fakes = tmp_path / "bin"
+    fakes.mkdir()
+    for name, body in {
+        "scontrol": "echo node7; echo node8",
+        "srun": f'echo "srun $MASTER_ADDR $MASTER_PORT $*" >> {calls}',
+    }.items():
+        (fakes / name).write_text(f"#!/bin/sh\n{body}\n")
+        (fakes / name).chmod(0o755)
+    config = write_run(tmp_path)
+    status, out, err = shell(
+        "bash",
+        str(ROOT / "launch" / "slurm.sbatch"),
+        str(config),
+        "train.total_steps=5",
+        cwd=tmp_path,
+        PATH=f"{fakes}:{os.environ['PATH']}",
+        CLIPKIT_VENV=str(Path(sys.executable).parents[1]),
+        SLURM_JOB_NODELIST="node[7-8]",
+        SLURM_JOB_ID="123",
+        SLURM_NTASKS="2",
+        SLURM_SUBMIT_DIR=str(tmp_path),
+    )
+    assert status == 0, err
+    assert f"{config}: ok" in out
+    line = calls.read_text().strip()
+    assert line.startswith("srun node7 20123 --kill-on-bad-exit=1 ")
+    assert line.endswith(f"-m clipkit train {config} train.total_steps=5 run.resume=auto")
