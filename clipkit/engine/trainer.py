@@ -84,7 +84,10 @@ def due(every: int, step: int) -> bool:
 
 def report(run: Run, result: StepResult, rate: float) -> None:
     """Progress line and metrics of one step."""
-    text = f"loss {result.loss:.3f}  scale {result.logit_scale:.1f}  {rate:.0f} samples/s"
+    lr = run.schedule(result.step)
+    text = (
+        f"loss {result.loss:.3f}  lr {lr:.1e}  scale {result.logit_scale:.1f}  {rate:.0f} samples/s"
+    )
     run.log.tick(run.step, text if result.applied else f"{text}  SKIPPED (not finite)")
     if not result.applied:
         run.log.say(
@@ -97,7 +100,7 @@ def report(run: Run, result: StepResult, rate: float) -> None:
             {
                 "train/loss": result.loss,
                 **terms,
-                "train/lr": run.schedule(result.step),
+                "train/lr": lr,
                 "train/logit_scale": result.logit_scale,
                 "train/grad_norm": result.grad_norm,
                 "train/samples_per_s": rate,
