@@ -149,10 +149,8 @@ class IndexedLoader:
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
         )
-        for batch, bad in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            self.bad.add(batch.num_samples, bad)
+        for delivered in loader:
+            batch = admit(delivered, self.bad)
             self.step += 1
             yield batch
 
@@ -173,6 +171,19 @@ class IndexedLoader:
         """
         check_state(state, self.state_dict())
         self.step = int(state["step"])
+
+
+def admit(delivered: Delivered, counter: BadSampleCounter) -> Batch:
+    """Count a worker's bad samples and take its batch.
+
+    Raises:
+        DataError: The worker's own, or too many bad samples.
+    """
+    batch, bad = delivered
+    if isinstance(batch, DataError):
+        raise batch
+    counter.add(batch.num_samples, bad)
+    return batch
 
 
 def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:

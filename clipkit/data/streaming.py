@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from clipkit.contracts import Batch
 from clipkit.data.bad_samples import BadSampleCounter
 from clipkit.data.decode import BadSample
-from clipkit.data.loader import Delivered, check_state
+from clipkit.data.loader import Delivered, admit, check_state
 from clipkit.data.samples import Sample, SampleReader, collate
 from clipkit.errors import DataError
 
@@ -203,14 +203,10 @@ class StreamingLoader:
             pin_memory=torch.cuda.is_available(),
         )
         batches: Iterator[Delivered] = iter(loader)
-        if (
-            self.workers
-        ):  # the DataLoader deals round-robin from worker 0; begin where the run stopped
+        if self.workers:  # dealt round-robin from worker 0; begin where the run stopped
             batches = _rotated(batches, self.step % self.workers, self.workers)
-        for batch, bad in batches:
-            if isinstance(batch, DataError):
-                raise batch
-            self.bad.add(batch.num_samples, bad)
+        for delivered in batches:
+            batch = admit(delivered, self.bad)
             self.step += 1
             yield batch
 

@@ -83,7 +83,11 @@ class TrainStep:
         self.strategy, self.losses, self.addons = strategy, losses, addons
         self.chunk_size, self.seed, self.max_log_logit_scale = chunk_size, seed, max_log_logit_scale
         self.world = strategy.world
-        self.teachers = {n: m.eval() for a in addons for n, m in a.frozen_models().items()}
+        self.teachers = {
+            name: teacher.to(self.world.device).eval()
+            for addon in addons
+            for name, teacher in addon.frozen_models().items()
+        }
         self.pairs = [Pair()]
         for addon in addons:
             self.pairs = addon.pairs(self.pairs)
@@ -124,7 +128,8 @@ class TrainStep:
         for pair in self.pairs:
             for loss, weight in self.losses:
                 for name, value in loss(features, pair).items():
-                    key = name if len(self.pairs) == 1 else f"{name}/{pair.image}-{pair.text}"
+                    key = name if len(self.losses) == 1 else f"{type(loss).__name__}/{name}"
+                    key = key if len(self.pairs) == 1 else f"{key}/{pair.image}-{pair.text}"
                     terms[key] = terms.get(key, 0.0) + weight * pair.weight * value
         for name, sums in features.per_sample.items():
             if not name.endswith("_count"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import clipkit
 from clipkit.engine.trainer import due
 from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool
@@ -59,3 +60,26 @@ def test_streaming_mode_trains_and_resumes(tmp_path: Path, ranks) -> None:  # ty
             assert ranks(1).run(fit_in_pool, str(config), overrides) == ["done"]
     straight, resumed = (curve(tmp_path / "runs" / n) for n in ("straight", "resumed"))
     assert straight == resumed
+
+
+def test_a_list_of_losses_is_summed_by_weight(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    losses = [{"kind": "infonce", "weight": 0.5}, {"kind": "siglip", "weight": 0.25}]
+    config = write_run(tmp_path, loss=losses, model={"init_logit_bias": -2.0}, data={"workers": 0})
+    ranks(1).run(fit_in_pool, str(config), ["train.total_steps=2"])
+    for line in metrics(tmp_path / "runs" / "r"):
+        terms = [line["train/InfoNCELoss/contrastive"], line["train/SigLIPLoss/contrastive"]]
+        assert abs(sum(terms) - line["train/loss"]) < 1e-5
+
+
+def test_a_run_starts_from_another_runs_weights(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0})
+    ranks(1).run(fit_in_pool, str(config), ["run.name=a", "optim.lr=3e-3"])
+    source = tmp_path / "runs" / "a"
+    exported = clipkit.export(source, tmp_path / "out")
+    results = json.loads((source / "results.json").read_text())
+    for start in (source, exported, exported / "open_clip_model.safetensors"):
+        name = f"run.name=from-{start.name}"
+        overrides = [name, f"model.pretrained={start}", "train.total_steps=1", "optim.lr=1e-9"]
+        ranks(1).run(fit_in_pool, str(config), overrides)
+        again = json.loads((tmp_path / "runs" / f"from-{start.name}" / "results.json").read_text())
+        assert again["classes"]["acc1"] == results["classes"]["acc1"]
