@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def write_run(folder: Path, **sections: Any) -> Path:
             "streams": 4,
             "window": 8,
         },
-        "train": {"total_steps": 20, "global_batch_size": 16, "chunk_size": 4},
+        "train": {"total_steps": 20, "global_batch_size": 16, "chunk_size": 4, "threads": 1},
         "optim": {"lr": 1e-3, "warmup_steps": 4},
         "engine": {"strategy": "torch"},
         "eval": {"tasks": [{"kind": "zero_shot", "data": "classes"}]},
@@ -66,7 +65,12 @@ def _environment(**extra: str) -> dict[str, str]:
         if not k.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_"))
     }
     env.update(
-        OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1", WANDB_MODE="offline", **extra
+        PYTHONPATH=str(Path(__file__).parents[2]),
+        OMP_NUM_THREADS="1",
+        DS_ACCELERATOR="cpu",
+        HF_HUB_OFFLINE="1",
+        WANDB_MODE="offline",
+        **extra,
     )
     return env
 
@@ -149,15 +153,3 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def curve(folder: Path) -> list[tuple[int, float, int]]:
     """(step, loss, checksum of the sample ids) of every step."""
     return [(m["step"], m["train/loss"], m["train/ids"]) for m in metrics(folder)]
-
-
-def kill_at(process: subprocess.Popen[str], folder: Path, step: int, timeout: float = 120) -> None:
-    """SIGKILL the process group once `step` steps are logged."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        path = folder / "metrics.jsonl"
-        if path.exists() and path.read_text().count("train/loss") >= step:
-            break
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runs import by_hand, curve, torchrun, train, write_run
+from tests.e2e.runs import by_hand, curve, torchrun, write_run
+from tests.engine.inprocess import fit_in_pool
 
 
 def same_curve(a: list[tuple[int, float, int]], b: list[tuple[int, float, int]]) -> None:
@@ -17,10 +18,10 @@ def same_curve(a: list[tuple[int, float, int]], b: list[tuple[int, float, int]])
     assert [x[1] for x in a] == pytest.approx([x[1] for x in b], rel=1e-3)
 
 
-def test_one_process_torchrun_and_slurm_agree(tmp_path: Path) -> None:
+def test_one_process_torchrun_and_slurm_agree(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
     config = write_run(tmp_path, engine={"strategy": "deepspeed", "zero_stage": 2})
+    ranks(1).run(fit_in_pool, str(config), ["run.name=alone", "data.workers=0"])
     for name, go in {
-        "alone": lambda: train(config, "run.name=alone"),
         "torchrun": lambda: torchrun(config, "run.name=torchrun"),
         "slurm": lambda: by_hand(config, "run.name=slurm", job=random.randrange(20000)),
     }.items():

@@ -10,47 +10,41 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runs import curve, finish, kill_at, start, torchrun, train, write_run
+from tests.e2e.runs import curve, finish, start, train, write_run
+from tests.engine.inprocess import fit_in_pool
 
 
 @pytest.mark.parametrize("strategy", ["torch", pytest.param("deepspeed", marks=pytest.mark.slow)])
-def test_killed_at_step_17_resumes_bit_for_bit(tmp_path: Path, strategy: str) -> None:
+def test_killed_at_step_17_resumes_bit_for_bit(tmp_path: Path, strategy: str, ranks) -> None:  # type: ignore[no-untyped-def]
+    addons = [{"kind": "ema", "decay": 0.9}, {"kind": "tests.e2e.dies"}]
     config = write_run(
         tmp_path,
         engine={"strategy": strategy},
         checkpoint={"every": 5},
-        addons=[{"kind": "ema", "decay": 0.9}],
+        addons=addons,
+        extensions=["tests"],
     )
-    status, _, err = train(config, "run.name=straight")
-    assert status == 0, err
-    killed = start(["train", str(config), "run.name=killed"])
-    kill_at(killed, tmp_path / "runs" / "killed", 17)
-    before = curve(tmp_path / "runs" / "killed")
-    assert 17 <= len(before) < 20
+    ranks(1).run(fit_in_pool, str(config), ["run.name=straight", "data.workers=0"])
+    straight, killed = tmp_path / "runs" / "straight", tmp_path / "runs" / "killed"
+    status, _, _ = train(config, "run.name=killed", DIE_AFTER_STEP="17")
+    assert status == -signal.SIGKILL
+    assert curve(killed) == curve(straight)[:16]
     status, _, err = train(config, "run.name=killed", "run.resume=auto")
     assert status == 0, err
     assert "resumed from" in err and "step_00000015" in err
-    assert curve(tmp_path / "runs" / "killed") == curve(tmp_path / "runs" / "straight")
-    results = [
-        json.loads((tmp_path / "runs" / n / "results.json").read_text())
-        for n in ("straight", "killed")
-    ]
+    assert curve(killed) == curve(straight)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (straight, killed)]
     assert results[0] == results[1]
 
 
-def test_one_process_resumes_what_two_saved(tmp_path: Path) -> None:
-    config = write_run(
-        tmp_path, engine={"strategy": "deepspeed", "zero_stage": 3}, checkpoint={"every": 10}
-    )
-    assert (
-        torchrun(config, "train.total_steps=10", "optim.schedule=constant", "run.name=two")[0] == 0
-    )
-    assert train(config, "run.name=one", "optim.schedule=constant", "engine.zero_stage=1")[0] == 0
-    status, _, err = train(
-        config, "run.name=two", "run.resume=auto", "optim.schedule=constant", "engine.zero_stage=1"
-    )
-    assert status == 0, err
-    resumed, straight = curve(tmp_path / "runs" / "two"), curve(tmp_path / "runs" / "one")
+def test_one_process_resumes_what_two_saved(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = str(write_run(tmp_path, engine={"strategy": "deepspeed"}, data={"workers": 0}))
+    constant = "optim.schedule=constant"
+    two = ["run.name=two", constant, "train.total_steps=10", "engine.zero_stage=3"]
+    ranks(2).run(fit_in_pool, config, two)
+    ranks(1).run(fit_in_pool, config, ["run.name=two", constant, "run.resume=auto"])
+    ranks(1).run(fit_in_pool, config, ["run.name=one", constant])
+    resumed, straight = (curve(tmp_path / "runs" / name) for name in ("two", "one"))
     assert [x[2] for x in resumed] == [x[2] for x in straight]
     assert [x[1] for x in resumed] == pytest.approx([x[1] for x in straight], rel=1e-3)
 
