@@ -5,7 +5,7 @@ on one rank or many. Learned parameters belong to `heads()`, buffers to the add-
 May import layers 0 and 1. To add one: `addons/my_addon.py` ending in `PART = MyAddOn`,
 `addons: [{kind: my_addon}]` in a config, `tests/addons/test_my_addon.py`.
 
-State comes in two forms, so that it needs no world size: `state_dict` holds scalars and tensors equal
-on all ranks, `sharded_state` yields live slices shaped like parameters (an average of the weights),
-begun in `start` when the strategy stands.
+State comes in two forms, so that it needs no world size: `state_dict` holds scalars and tensors
+equal on all ranks, `sharded_state` yields live slices shaped like parameters (an average of the
+weights), begun in `start` when the strategy stands.
 """

@@ -6,8 +6,8 @@ the config), `trainer.py` (the loop), `step.py` (chunks, loss once, replay, opti
 `snapshot.py` (run <-> checkpoint), `log.py`, `preemption.py`. May import layers 0 to 2.
 
 `Strategy.forward` is told which forward is the step's last: DDP decides there, not in backward,
-whether gradients are reduced. The last chunk keeps the graph of pass 1 and is back-propagated first,
-which saves one forward in K.
+whether gradients are reduced. The last chunk keeps the graph of pass 1 and is back-propagated
+first, which saves one forward in K.
 
 There is one loop: a new method is a loss, an add-on or an evaluator, never a second trainer.
 """

@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import find_checkpoint
@@ -15,6 +17,8 @@ from clipkit.dist.group import World
 from clipkit.engine.snapshot import restore, slices
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
+from clipkit.eval.zero_shot import ZeroShotEval
+from clipkit.towers.dual import FeatureEncoder
 from tests.engine.cells import (
     GLOBAL_BATCH,
     build_strategy,
@@ -41,16 +45,29 @@ def _train(
     return [step(b, first + i, 1e-2).loss for i, b in enumerate(batches)]
 
 
-def embed_after_training(world: World, kind: str | int, precision: str) -> torch.Tensor:
-    """Features of a fixed batch after two steps, in eval mode through the strategy."""
+def evaluate_after_training(
+    world: World, kind: str | int, precision: str, data: str
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """After two steps, through the strategy: features of a fixed batch, and zero-shot metrics."""
     strategy = build_strategy(_model(precision), world, kind)
     _train(strategy, world, 0, 2)
     strategy.model.eval()
     with torch.no_grad():
         out = strategy.forward(tiny_batch(4, seed=99))
     features = torch.cat([out.embeddings["image"], out.embeddings["text"]])[:, 0].clone()
+    encoder = FeatureEncoder(strategy.forward, _pixels, _tokens, world.device)
+    metrics = ZeroShotEval(data, "classes", batch_size=5).run(encoder, world).metrics
     close(strategy)
-    return features
+    return features, metrics
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1)
+    return pixels.float() / 64 - 2
+
+
+def _tokens(texts: list[str]) -> torch.Tensor:
+    return torch.tensor([[1 + ord(c) % 63 for c in text.ljust(8)[:8]] for text in texts])
 
 
 def clamp_a_driven_scale(world: World, kind: str | int, precision: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.e2e.runs import write_run
 from tests.engine import strategy_cells as cells
 
 KINDS = ["torch", 0, 1, 2, 3]
@@ -14,17 +15,33 @@ PRECISIONS = ["fp32", "bf16"]
 
 
 @pytest.fixture(scope="module")
-def zero0(ranks):  # type: ignore[no-untyped-def]
-    return {p: ranks(2).run(cells.embed_after_training, 0, p)[0] for p in PRECISIONS}
+def classes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 12 images in 4 classes."""
+    folder = tmp_path_factory.mktemp("classes")
+    write_run(folder)
+    return str(folder / "data" / "classes")
+
+
+@pytest.fixture(scope="module")
+def zero0(ranks, classes: str):  # type: ignore[no-untyped-def]
+    run = ranks(2).run
+    return {p: run(cells.evaluate_after_training, 0, p, classes)[0] for p in PRECISIONS}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["torch", 1, 2, 3])
-def test_evaluation_in_training_equals_zero0(kind, precision: str, zero0, ranks) -> None:  # type: ignore[no-untyped-def]
-    found = ranks(2).run(cells.embed_after_training, kind, precision)
+def test_evaluation_in_training_equals_zero0(kind, precision: str, zero0, classes, ranks) -> None:  # type: ignore[no-untyped-def]
     tolerance = 1e-5 if precision == "fp32" else 2e-2
-    for features in found:
-        torch.testing.assert_close(features, zero0[precision], rtol=0, atol=tolerance)
+    wanted_features, wanted_metrics = zero0[precision]
+    for features, metrics in ranks(2).run(cells.evaluate_after_training, kind, precision, classes):
+        torch.testing.assert_close(features, wanted_features, rtol=0, atol=tolerance)
+        assert metrics == wanted_metrics and metrics["n"] == 12
+
+
+def test_evaluation_does_not_depend_on_the_world_size(classes: str, ranks) -> None:  # type: ignore[no-untyped-def]
+    _, one = ranks(1).run(cells.evaluate_after_training, "torch", "fp32", classes)[0]
+    _, two = ranks(2).run(cells.evaluate_after_training, "torch", "fp32", classes)[0]
+    assert one == two
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
