@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from clipkit.checkpoint.files import flush, sha256, write_text
+from clipkit.checkpoint.files import flush, sha256, share, write_text
 from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import MANIFEST, find_checkpoint, read_json
 from clipkit.contracts import Batch, Outputs
@@ -53,6 +53,8 @@ def load_towers(path: str | Path, nonscalar_logit_scale: bool = False) -> Towers
     else:
         reader = CheckpointReader(find_checkpoint(path))
         config, state, source = reader.config, reader.towers_state(), str(reader.folder)
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise CheckpointError(f"{source}: {CONFIG_NAME} has no model_cfg; export it again")
     towers = build_towers(
         config["model_cfg"],
         preprocess_cfg=config.get("preprocess_cfg"),
@@ -121,6 +123,7 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     safetensors.torch.save_file(
         {k: v.contiguous() for k, v in state.items()}, weights, {"format": "pt"}
     )
+    share(weights)
     flush(weights)
     write_text(out / CONFIG_NAME, json.dumps(reader.config, indent=1))
     files = {

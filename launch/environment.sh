@@ -14,13 +14,21 @@ prepare_environment() {
     echo "creating $VENV"
     "${CLIPKIT_PYTHON:-python3}" -m venv "$VENV"
   fi
-  wanted="$(cd "$ROOT" && cksum setup.cfg pyproject.toml) $EXTRAS $ROOT"
-  if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
+  # the stamp's first line names the sources, the second the extras installed so far
+  wanted="$(cd "$ROOT" && cksum setup.cfg pyproject.toml | tr '\n' ' ')$ROOT"
+  local source="" have="" extra missing=false
+  if [ -f "$stamp" ]; then { read -r source; read -r have; } < "$stamp" || true; fi
+  if [ "$source" != "$wanted" ]; then missing=true; fi
+  for extra in ${EXTRAS//,/ }; do
+    case ",$have," in *",$extra,"*) ;; *) missing=true; have="${have:+$have,}$extra" ;; esac
+  done
+  if $missing; then
+    EXTRAS="$have"
     echo "installing clipkit${EXTRAS:+ with $EXTRAS} (torch and its libraries: a few GB)"
     # torch first: DeepSpeed's build asks it which operators it can compile
     "$PYTHON" -m pip install --quiet --disable-pip-version-check setuptools wheel torch torchvision
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-build-isolation -e "$ROOT${EXTRAS:+[$EXTRAS]}"
-    printf '%s' "$wanted" > "$stamp"
+    printf '%s\n%s\n' "$wanted" "$have" > "$stamp"
     echo "installation: $((SECONDS - started)) s"
   fi
 }

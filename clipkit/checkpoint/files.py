@@ -19,6 +19,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions of any new file; safetensors writes for its owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write and flush, then replace `path` in one move."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clipkit.checkpoint.verify import read_json
+from clipkit.checkpoint.verify import MANIFEST, read_json
 from clipkit.errors import CheckpointError
 
 
@@ -26,6 +27,11 @@ class CheckpointReader:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.index: dict[str, dict[str, Any]] = read_json(self.folder / "index.json")
+        manifest = read_json(self.folder / MANIFEST)
+        try:
+            _check_index(self.index, set(manifest["files"]))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{self.folder / 'index.json'} is damaged: {error}") from None
         self.state: dict[str, Any] = read_json(self.folder / "state.json")
         self._files: dict[str, Any] = {}
 
@@ -55,7 +61,6 @@ class CheckpointReader:
         entry = self._entry(kind, name)
         stop = int(torch.Size(entry["shape"]).numel()) if stop is None else stop
         out: Tensor | None = None
-        covered = 0
         for piece in entry["slices"]:
             low, high = max(start, piece["start"]), min(stop, piece["stop"])
             if low >= high:
@@ -64,14 +69,9 @@ class CheckpointReader:
             if out is None:
                 out = torch.empty(stop - start, dtype=part.dtype)
             out[low - start : high - start] = part
-            covered += high - low
-        if out is None and stop == start:
-            return torch.empty(0)
-        if out is None or covered != stop - start:
-            raise CheckpointError(
-                f"{self.folder}: {kind} '{name}' is not covered by its slices; the index is damaged"
-            )
-        return out
+        if stop > entry["slices"][-1]["stop"]:
+            raise CheckpointError(f"{self.folder}: {kind} '{name}' ends before element {stop}")
+        return torch.empty(0) if out is None else out
 
     def full(self, kind: str, name: str) -> Tensor:
         """The whole tensor in its shape."""
@@ -105,3 +105,21 @@ class CheckpointReader:
             return self._files[name].get_slice(piece["key"])[start:stop]
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder / name}: cannot be read: {error}") from None
+
+
+def _check_index(index: dict[str, Any], files: set[str]) -> None:
+    """Slices of each tensor follow one another from 0 to its end, in files the manifest lists.
+
+    Raises:
+        ValueError, TypeError, KeyError: What is wrong.
+    """
+    for tensor, entry in index.items():
+        end = 0
+        for piece in entry["slices"]:
+            if piece["file"] not in files:
+                raise ValueError(f"'{str(piece['file'])[:80]}' is not in the manifest")
+            if piece["start"] != end or piece["stop"] <= end or not isinstance(piece["key"], str):
+                raise ValueError(f"the slices of '{tensor[:80]}' leave a gap or overlap")
+            end = piece["stop"]
+        if end != math.prod(entry["shape"]) or not end:
+            raise ValueError(f"the slices of '{tensor[:80]}' do not fill its shape")

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipkit.checkpoint.files import flush, sha256, write_text
-from clipkit.checkpoint.verify import MANIFEST, checkpoint_folder, list_checkpoints
+from clipkit.checkpoint.files import flush, sha256, share, write_text
+from clipkit.checkpoint.verify import MANIFEST, checkpoint_folder, list_checkpoints, step_of
 from clipkit.dist.group import World
 from clipkit.errors import CheckpointError
 
@@ -64,6 +64,7 @@ def _write_rank(folder: Path, rank: int, slices: Iterable[Slice]) -> None:
             }
         )
     save_file(tensors or {"empty": torch.zeros(1)}, file)
+    share(file)
     flush(file)
     side = {"entries": entries, "bytes": file.stat().st_size, "sha256": sha256(file)}
     write_text(folder / f"rank_{rank:05d}.json", json.dumps(side))
@@ -175,7 +176,8 @@ def write_checkpoint(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if world.is_main:
-        for old in list_checkpoints(run_dir)[:-keep]:
+        own = [c for c in list_checkpoints(run_dir) if step_of(c) <= step]
+        for old in own[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from clipkit.errors import ConfigError
+
 app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint.")
 
 
@@ -34,14 +36,21 @@ def run(
     from clipkit.eval.tasks import task_for_folder
     from clipkit.loading import load_encoder
 
+    tasks = [task_for_folder(str(folder), split) for folder in data]
+    for task in tasks:
+        task.check()
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from None
     world = group.setup(device=device)
     encoder = load_encoder(checkpoint, device=world.device)
-    results = [task_for_folder(str(folder), split).run(encoder, world) for folder in data]
+    results = [task.run(encoder, world) for task in tasks]
     if world.is_main:
         Console().print(results_table(results))
         if out is not None:
             from clipkit.checkpoint.files import write_text
 
-            out.parent.mkdir(parents=True, exist_ok=True)
             write_text(out, json.dumps([r.to_json() for r in results], indent=1))
     group.teardown()

@@ -86,6 +86,7 @@ def _run(config: RunConfig) -> int:
 
 
 def _fail(watch: AbortWatch, error: ClipkitError) -> int:
-    print(f"clipkit: {error}", file=sys.stderr, flush=True)
+    if watch.is_first():
+        print(f"clipkit: {error}", file=sys.stderr, flush=True)
     watch.announce(error.exit_status)
     return error.exit_status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, _StrictLoader)  # noqa: S506  (a SafeLoader)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
@@ -68,7 +69,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override '{override}': write it as key=value, e.g. optim.lr=3e-4")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: 2001-99-99
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError):  # 2001-99-99, !!bool abc
         raise ConfigError(f"override '{override}': the value is not valid YAML; quote it") from None
     node: Any = tree
     steps = key.split(".")
@@ -108,6 +109,7 @@ def expand_variables(value: Any, where: str) -> Any:
         return [expand_variables(v, f"{where}.{i}") for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
+    patterns = where.startswith("data.train")  # a folder's own [x] is no character class
 
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -115,7 +117,7 @@ def expand_variables(value: Any, where: str) -> Any:
             raise ConfigError(
                 f"{where}: environment variable ${{{name}}} is not set; export {name}=..."
             )
-        return os.environ[name]
+        return glob.escape(os.environ[name]) if patterns else os.environ[name]
 
     return _VARIABLE.sub(replace, value)
 
@@ -182,6 +184,10 @@ def _check_parts(config: RunConfig) -> RunConfig:
                 f"{suggest(task['data'], known)}"
             )
         task["name"] = task["name"] or task["data"]
+    names = [task["name"] for task in tasks]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ConfigError(f"eval.tasks.{i}.name: '{name}' is taken; name each task")
     return config.model_copy(
         update={
             "loss": tuple(losses),

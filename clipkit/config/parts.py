@@ -230,10 +230,17 @@ def build_part(
     room: str,
     spec: dict[str, Any],
     *given: Any,
+    base: type = object,
     extensions: tuple[str, ...] = (),
     drop: tuple[str, ...] = (),
 ) -> Any:
-    """Import the kind's module, build its PART: `given` before the `*`, YAML arguments after it."""
+    """Import the kind's module, build its PART: `given` before the `*`, YAML arguments after it.
+
+    Raises:
+        ConfigError: The part is no subclass of `base`: it belongs in another section.
+    """
     module, _ = _find_file(room, spec["kind"], extensions)
     part = importlib.import_module(module).PART
+    if not issubclass(part, base):
+        raise ConfigError(f"kind '{spec['kind']}' does not belong in {room}: no {base.__name__}")
     return part(*given, **{k: v for k, v in spec.items() if k != "kind" and k not in drop})

@@ -7,6 +7,7 @@ change the order; the state is the number of *trained* batches, prefetched ones 
 from __future__ import annotations
 
 import os
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,7 +147,7 @@ class IndexedLoader:
             sampler=_Counting(self.step),
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=begin_worker,
             pin_memory=torch.cuda.is_available(),
         )
         for delivered in loader:
@@ -223,5 +224,8 @@ class _Counting:
             step += 1
 
 
-def _one_thread(worker: int) -> None:
+def begin_worker(worker: int) -> None:
+    """One thread each; signals to the group are the main process's to handle: it saves first."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -96,3 +96,17 @@ def resolve_shards(patterns: Iterable[str], mode: str, where: str = "data.train"
             f"{where}: '{remote}' is remote; copy it to disk or set data.mode=streaming"
         )
     return paths
+
+
+def check_deal(num_shards: int, world_size: int, workers: int) -> None:
+    """Streaming deals whole shards: each worker of each rank needs one.
+
+    Raises:
+        DataError: Too few shards; some worker would never deliver.
+    """
+    if num_shards < world_size * max(workers, 1):
+        raise DataError(
+            f"{num_shards} shards cannot be dealt to "
+            f"{world_size} ranks x {max(workers, 1)} workers; data.workers, "
+            f"or use data.mode=indexed"
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,8 +24,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from clipkit.contracts import Batch
 from clipkit.data.bad_samples import BadSampleCounter
 from clipkit.data.decode import BadSample
-from clipkit.data.loader import Delivered, admit, check_state
+from clipkit.data.loader import Delivered, admit, begin_worker, check_state
 from clipkit.data.samples import Sample, SampleReader, collate
+from clipkit.data.shards import check_deal
 from clipkit.errors import DataError
 
 
@@ -58,8 +60,6 @@ class _ShardStream(IterableDataset[Delivered]):
     def _batches(self) -> Iterator[Delivered]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        if info:
-            torch.set_num_threads(1)
         number = self.start + (worker - self.start) % workers
         skipped = (number - worker) // workers * self.local_batch
         samples: list[Sample] = []
@@ -156,13 +156,7 @@ class StreamingLoader:
         buffer: int = 2000,
         max_bad_fraction: float = 0.01,
     ) -> None:
-        need = world_size * max(workers, 1)
-        if len(shards) < need:
-            raise DataError(
-                f"{len(shards)} shards cannot be dealt to "
-                f"{world_size} ranks x {max(workers, 1)} workers; "
-                f"lower data.workers, or use data.mode=indexed"
-            )
+        check_deal(len(shards), world_size, workers)
         self.step, self.workers = 0, workers
         self.bad = BadSampleCounter(max_bad_fraction)
         self._shards, self._reader, self._tokenizer = shards, reader, tokenizer
@@ -199,6 +193,7 @@ class StreamingLoader:
             stream,
             batch_size=None,
             num_workers=self.workers,
+            worker_init_fn=begin_worker,
             prefetch_factor=2 if self.workers else None,
             pin_memory=torch.cuda.is_available(),
         )
@@ -216,7 +211,7 @@ class StreamingLoader:
             "mode": "streaming",
             "step": self.step,
             "order": dict(self._order),
-            "manifest": sorted(self._shards),
+            "manifest": shard_list_hash(self._shards),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -234,6 +229,12 @@ def _rotated(batches: Iterator[Delivered], first: int, workers: int) -> Iterator
     while True:
         group = [next(batches) for _ in range(workers)]
         yield from group[first:] + group[:first]
+
+
+def shard_list_hash(shards: list[str]) -> str:
+    """Identity of a shard list; no credentials, which may change, and none in the clear."""
+    plain = sorted(re.sub(r"(?<=://)[^/@]*@", "", shard).partition("?")[0] for shard in shards)
+    return hashlib.sha256("\n".join(plain).encode()).hexdigest()
 
 
 def _stable_id(key: str) -> int:

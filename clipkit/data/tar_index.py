@@ -258,8 +258,8 @@ def _write_sidecar(index: TarIndex, sidecar: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_index(path: str) -> TarIndex:
-    """The shard's index, from its sidecar where that is fresh, else by a scan that writes it.
+def load_index(path: str, write: bool = True) -> TarIndex:
+    """The shard's index, from its sidecar where that is fresh, else by a scan that may write it.
 
     Raises:
         DataError: The shard cannot be opened.
@@ -268,7 +268,8 @@ def load_index(path: str) -> TarIndex:
     index = _read_sidecar(path, sidecar)
     if index is None:
         index = build_index(path)
-        _write_sidecar(index, sidecar)
+        if write:
+            _write_sidecar(index, sidecar)
     return index
 
 

@@ -106,15 +106,23 @@ class WdsFolder:
             return os.pread(file.fileno(), found[2], found[1])
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+
+
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in _text(path).splitlines() if line.strip()]
 
 
-def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
+def open_folder(root: str | Path, split: str = "test", kind: str | None = None) -> WdsFolder:
     """Open an evaluation set: <root>/<split>/*.tar, else <root>/<split>-*.tar.
 
     Raises:
-        DataError: The folder, its shards, its class names or its templates are missing.
+        DataError: The folder, its shards, its class names or its templates are missing, or it is
+            of another kind than asked for.
     """
     root = Path(root)
     if not root.is_dir():
@@ -123,14 +131,14 @@ def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
     if folder.is_dir():
         number = folder / "nshards.txt"
         paths = sorted(folder.glob("*.tar"))
-        if number.is_file() and number.read_text().strip().isdigit():
-            paths = [folder / f"{i}.tar" for i in range(int(number.read_text()))]
+        if number.is_file() and _text(number).strip().isdigit():
+            paths = [folder / f"{i}.tar" for i in range(int(_text(number)))]
     else:
         paths = sorted(root.glob(f"{split}-*.tar"))
     missing = [p for p in paths if not p.is_file()]
     if not paths or missing:
         raise DataError(
-            f"evaluation set '{root}': {missing[0] if missing else f'no {split} shards'} not found"
+            f"evaluation set '{root}': {missing[0] if missing else f'{split} shards'} not found"
         )
     indexes = load_indexes([str(p) for p in paths])
     damaged = next((i for i in indexes if i.damage or not len(i)), None)
@@ -139,9 +147,11 @@ def open_folder(root: str | Path, split: str = "test") -> WdsFolder:
             f"evaluation set '{root}': {damaged.path} is damaged: {damaged.damage or 'no samples'}"
         )
     kind_file = root / "dataset_type.txt"
-    kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
-    if kind == "retrieval":
-        return WdsFolder(root, kind, [], [], indexes)
+    found = _text(kind_file).strip() if kind_file.is_file() else "classification"
+    if kind not in (None, found):
+        raise DataError(f"evaluation set '{root}' is of type {found}, not {kind}; use its task")
+    if found == "retrieval":
+        return WdsFolder(root, found, [], [], indexes)
     names, templates = root / "classnames.txt", root / "zeroshot_classification_templates.txt"
     for file in (names, templates):
         if not file.is_file() or not _lines(file):

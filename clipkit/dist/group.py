@@ -17,6 +17,7 @@ import torch
 import torch.distributed as torch_dist
 
 from clipkit.dist.env import RankEnv, read_env
+from clipkit.errors import ConfigError
 
 _POLL_S = 0.3
 _LINGER_S = 5.0
@@ -73,6 +74,12 @@ class World:
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:
     """"auto": this rank's GPU where there is one, else the CPU."""
+    if wanted == "cuda" and local_rank >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(
+            f"train.device=cuda: local rank {local_rank} needs a GPU of its own, {count} are visible; "
+            f"start fewer processes or set train.device=cpu"
+        )
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
@@ -147,6 +154,14 @@ class AbortWatch:
             pass
         sys.stderr.flush()
         os._exit(status)
+
+    def is_first(self) -> bool:
+        """Whether no other rank has said yet what went wrong."""
+        store = self._world.store
+        try:
+            return store is None or store.add("told", 1) == 1
+        except RuntimeError:
+            return True
 
     def announce(self, status: int) -> None:
         """Tell the other ranks to exit with `status`; the store's host waits until they have."""

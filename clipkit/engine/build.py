@@ -12,10 +12,8 @@ import torch
 from torch import nn
 
 from clipkit.addons.base import AddOn
-from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
-from clipkit.config.load import dump_config
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
 from clipkit.data.loader import IndexedLoader
@@ -28,6 +26,7 @@ from clipkit.dist.env import RankEnv
 from clipkit.dist.group import World
 from clipkit.engine.log import RunLog
 from clipkit.engine.preflight import load_all_indexes, run_folder
+from clipkit.engine.run_folder import changed_settings, claim, write_config
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_torch import TorchStrategy
@@ -72,7 +71,13 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
     )
     if m.pretrained:
         load_weights(towers, m.arch, m.pretrained)
-    lock_towers(towers.clip, m.lock, m.unlocked_groups)
+    try:
+        lock_towers(towers.clip, m.lock, m.unlocked_groups)
+    except (AssertionError, RuntimeError, ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"model.lock: open_clip cannot lock {list(m.lock)} of {m.arch} with "
+            f"model.unlocked_groups={m.unlocked_groups}: {error or 'not supported there'}"
+        ) from None
     if m.gradient_checkpointing:
         towers.clip.set_grad_checkpointing(True)
     heads: dict[str, nn.Module] = {}
@@ -175,7 +180,7 @@ def build_loader(
         )
     indexes, notes = load_all_indexes(shards)
     for note in notes:
-        log.say(f"[yellow]{note}")
+        log.warn(note)
     order = Order(
         [len(i) for i in indexes],
         seed=config.run.seed,
@@ -211,7 +216,9 @@ def build_losses(config: RunConfig) -> list[tuple[nn.Module, float]]:
     """(loss, weight) in order."""
     return [
         (
-            build_part("losses", spec, extensions=config.extensions, drop=("weight",)),
+            build_part(
+                "losses", spec, base=nn.Module, extensions=config.extensions, drop=("weight",)
+            ),
             float(spec["weight"]),
         )
         for spec in config.loss
@@ -220,12 +227,19 @@ def build_losses(config: RunConfig) -> list[tuple[nn.Module, float]]:
 
 def build_addons(config: RunConfig) -> list[AddOn]:
     """Add-ons in order."""
-    return [build_part("addons", spec, extensions=config.extensions) for spec in config.addons]
+    return [
+        build_part("addons", spec, base=AddOn, extensions=config.extensions)
+        for spec in config.addons
+    ]
 
 
 def build_evaluators(config: RunConfig) -> list[Evaluator]:
-    """Evaluation tasks in order."""
-    return [
+    """Evaluation tasks in order, their data sets opened once: a mistake there costs no training.
+
+    Raises:
+        DataError: A data set is missing, damaged or of another kind than its task.
+    """
+    evaluators = [
         build_part(
             "eval",
             spec,
@@ -236,6 +250,9 @@ def build_evaluators(config: RunConfig) -> list[Evaluator]:
         )
         for spec in config.eval.tasks
     ]
+    for evaluator in evaluators:
+        evaluator.check()
+    return evaluators
 
 
 def set_threads(config: RunConfig, env: RankEnv) -> None:
@@ -281,11 +298,9 @@ def build_run(config: RunConfig, world: World) -> Run:
     warning = check_batch_norm(model, config, world.world_size)
     model.to(world.device)
     evaluators = build_evaluators(config)
-    if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
+    lock = claim(folder) if world.is_main else None
     world.barrier()
-    resume_step = 0 if newest is None else step_of(newest)
-    log = _build_log(config, folder, world, resume_step)
+    log = _build_log(config, folder, world)
     loader = build_loader(config, towers, addons, world, log)
     log.total_steps = total = total_steps_of(config, loader)
     strategy = build_strategy(config, model, world)
@@ -318,18 +333,27 @@ def build_run(config: RunConfig, world: World) -> Run:
         eval_every=config.eval.every,
         save_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
+        lock=lock,
     )
     for text in [*([warning] if warning else []), *skipped]:
-        log.say(f"[yellow]{text}")
-    if newest is not None:
-        resume(run, newest)
-        log.say(f"resumed from {newest}")
-    if world.is_main:
-        write_text(folder / "config.yaml", dump_config(config))
+        log.warn(text)
+    _begin(run, config, newest)
     return run
 
 
-def _build_log(config: RunConfig, folder: Path, world: World, resume_step: int) -> RunLog:
+def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:
+    """Restore, and only when nothing speaks against the resume, write in the run folder."""
+    if newest is not None:
+        resume(run, newest)
+        run.log.say(f"resumed from {newest}")
+        for text in changed_settings(run.folder, config):
+            run.log.warn(text)
+    run.log.begin(run.step)
+    if run.world.is_main:
+        write_config(run.folder, config, run.step)
+
+
+def _build_log(config: RunConfig, folder: Path, world: World) -> RunLog:
     return RunLog(
         folder,
         main=world.is_main,
@@ -338,5 +362,4 @@ def _build_log(config: RunConfig, folder: Path, world: World, resume_step: int) 
         project=config.log.wandb_project,
         name=config.run.name,
         config=config.model_dump(mode="json"),
-        resume_step=resume_step,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from clipkit.config.redact import redact
+
+_LINE_EVERY_S = 30.0
 
 
 class RunLog:
@@ -30,7 +34,6 @@ class RunLog:
         wandb_mode: "off", "offline" or "online".
         project, name: For wandb.
         config: The complete config, for wandb; masked here.
-        resume_step: Lines of metrics.jsonl after this step are dropped: they will be written again.
     """
 
     def __init__(
@@ -44,19 +47,16 @@ class RunLog:
         project: str = "clipkit",
         name: str = "run",
         config: dict[str, Any] | None = None,
-        resume_step: int = 0,
     ) -> None:
         self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
         self.path = folder / "metrics.jsonl"
         self._main, self.total_steps, self._show = main, total_steps, progress and main
         self._file: TextIO | None = None
         self._wandb: Any = None
+        self._last_line = time.monotonic()
         self._progress: Progress | None = None
-        if main:
-            _keep_until(self.path, resume_step)
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
-            if wandb_mode != "off":
-                self._wandb = self._start_wandb(folder, wandb_mode, project, name, config or {})
+        if main and wandb_mode != "off":
+            self._wandb = self._start_wandb(folder, wandb_mode, project, name, config or {})
 
     def _start_wandb(
         self,
@@ -83,10 +83,16 @@ class RunLog:
                 settings=settings,
             )
         except Exception as error:  # a logger must never end a run
-            self.say(f"[yellow]wandb is off: {type(error).__name__}: {str(error)[:200]}")
+            self.warn(f"wandb is off: {type(error).__name__}: {str(error)[:200]}")
             return None
         finally:
             sys.argv = arguments
+
+    def begin(self, step: int) -> None:
+        """Open metrics.jsonl after `step` trained steps; later lines, to be written again, go."""
+        if self._main:
+            _keep_until(self.path, step)
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
 
     @contextmanager
     def live(self, start: int) -> Iterator[None]:
@@ -118,21 +124,26 @@ class RunLog:
             try:
                 self._wandb.log({k: v for k, v in clean.items() if k != "step"}, step=step)
             except Exception as error:  # a logger must never end a run
-                self.say(f"[yellow]wandb stopped: {type(error).__name__}: {str(error)[:200]}")
+                self.warn(f"wandb stopped: {type(error).__name__}: {str(error)[:200]}")
                 self._wandb = None
 
     def tick(self, step: int, text: str) -> None:
-        """Advance the bar; without a terminal, print a line about 20 times a run."""
+        """Advance the bar; without a terminal, a line every 30 s and about 20 times a run."""
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, description=text)
-        elif self._show and (
-            step == self.total_steps or step % max(1, self.total_steps // 20) == 0
-        ):
-            self.say(f"step {step}/{self.total_steps}  {text}")
+        elif self._show:
+            due = step == self.total_steps or step % max(1, self.total_steps // 20) == 0
+            if due or time.monotonic() - self._last_line > _LINE_EVERY_S:
+                self._last_line = time.monotonic()
+                self.say(f"step {step}/{self.total_steps}  {text}")
 
     def say(self, text: str) -> None:
-        """One line for people."""
-        self.console.print(text, highlight=False)
+        """One line for people, as it is."""
+        self.console.print(Text(text))
+
+    def warn(self, text: str) -> None:
+        """One line that should not be missed."""
+        self.console.print(Text(text, style="yellow"))
 
     def close(self) -> None:
         """Flush and leave."""
@@ -143,7 +154,7 @@ class RunLog:
             try:
                 self._wandb.finish()
             except Exception as error:  # a logger must never end a run
-                self.say(f"[yellow]wandb did not finish: {type(error).__name__}")
+                self.warn(f"wandb did not finish: {type(error).__name__}")
             self._wandb = None
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 set a flag; the step spreads it: all ranks save and stop after the same."""
+"""A signal sets a flag; the step spreads it, so all ranks save and stop after the same step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 class StopSignal:
     """Whether this process was asked to stop. Installed by the trainer for its duration."""
 
-    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received = False
@@ -32,4 +32,6 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received:  # Ctrl-C twice: at once
+            raise KeyboardInterrupt
         self.received = True

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipkit.checkpoint.verify import MANIFEST, list_checkpoints, read_json
 from clipkit.config.schema import RunConfig
-from clipkit.data.shards import is_url, resolve_shards
+from clipkit.data.shards import check_deal, is_url, resolve_shards
 from clipkit.data.tar_index import TarIndex, load_index
 from clipkit.dist.env import read_env
 from clipkit.errors import CheckpointError, ConfigError, DataError
@@ -92,12 +92,15 @@ def check_shards(config: RunConfig) -> None:
         DataError: Names the shard, the member or the count.
     """
     data = config.data
-    paths = [p for p in resolve_shards(data.train, data.mode) if not is_url(p)]
+    shards = resolve_shards(data.train, data.mode)
+    if data.mode == "streaming":
+        check_deal(len(shards), read_env().world_size, data.workers)
+    paths = [p for p in shards if not is_url(p)]
     if data.mode == "streaming" and not paths:
         return
     count, members, damaged = 0, Counter[str](), []
     for path in paths:
-        index = load_index(path)
+        index = load_index(path, write=False)
         count += len(index)
         members.update(index.extensions)
         if index.damage and not len(index):
@@ -149,19 +152,31 @@ def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
     checkpoints = list_checkpoints(folder)
     if not checkpoints:  # ended before its first checkpoint: it starts again
         return
-    whole = [c for c in checkpoints if (c / MANIFEST).is_file()]
-    if not whole:
+    for newest in reversed(checkpoints):
+        saved = _saved_model_cfg(newest)
+        if saved is not None:
+            break
+    else:
         raise CheckpointError(
             f"{folder}: no checkpoint is valid; restore one or set another run.name"
         )
-    newest = whole[-1]
-    saved = read_json(newest / "open_clip_config.json")["model_cfg"]
     for key, value in model_cfg.items():
         if saved.get(key) != value and not _same_section(saved.get(key), value, config):
             raise CheckpointError(
                 f"{newest} holds another architecture ('{key}' differs from {config.model.arch}); "
                 f"restore model.arch or set another run.name"
             )
+
+
+def _saved_model_cfg(checkpoint: Path) -> dict[str, Any] | None:
+    """Architecture of a checkpoint, None where it is plainly damaged; hashes are checked later."""
+    if not (checkpoint / MANIFEST).is_file():
+        return None
+    try:
+        saved = read_json(checkpoint / "open_clip_config.json")["model_cfg"]
+    except (CheckpointError, KeyError, TypeError):
+        return None
+    return saved if isinstance(saved, dict) else None
 
 
 def _same_section(saved: Any, wanted: Any, config: RunConfig) -> bool:

@@ -79,7 +79,8 @@ def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> Checkpoint
         for kind, moment in f.moments.items():
             moment.copy_(reader.read(kind, f.name, f.start, stop))
     for name, buffer in persistent_buffers(strategy.model).items():
-        buffer.copy_(reader.full("buffer", name))
+        if buffer.numel():
+            buffer.copy_(reader.full("buffer", name))
     strategy.refresh_weights()
     strategy.restore_optimizer(int(reader.state["optimizer_steps"]))
     saved = reader.state.get("addons", [])

@@ -16,13 +16,28 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from clipkit.contracts import Batch, Outputs
 from clipkit.dist.group import World
 from clipkit.engine.strategy import Fragment, Strategy
 from clipkit.engine.strategy_torch import replicated_fragments
+from clipkit.errors import ConfigError
 from clipkit.towers.dual import DualEncoder
+
+_STAGE = "engine.zero_stage"
+_OWNED = {
+    "train_batch_size": "train.global_batch_size",
+    "train_micro_batch_size_per_gpu": "train.global_batch_size",
+    "gradient_accumulation_steps": "train.chunk_size",
+    "gradient_clipping": "optim.gradient_clip_norm",
+    "optimizer": "the optim section",
+    "scheduler": "optim.schedule",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "torch_autocast": "train.precision",
+}
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -54,6 +69,8 @@ def engine_config(
         "zero_force_ds_cpu_optimizer": False,
     }
     for key, value in overrides.items():
+        if key in _OWNED or (key == "zero_optimization" and "stage" in (value or {})):
+            raise ConfigError(f"deepspeed.{key}: clipkit sets this; use {_OWNED.get(key, _STAGE)}")
         if isinstance(value, dict) and isinstance(config.get(key), dict):
             config[key] = {**config[key], **value}
         else:
@@ -96,11 +113,16 @@ class DeepSpeedStrategy(Strategy):
         self.stage, self.clip_norm = zero_stage, clip_norm
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._names = [name for name, _ in model.named_parameters()]
-        self._engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=engine_config(local_batch, zero_stage, clip_norm, overrides or {}),
-        )
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                config=engine_config(local_batch, zero_stage, clip_norm, overrides or {}),
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"deepspeed.{place}: {first['msg']}") from None
         self._coalescing = contextlib.ExitStack()
         self._first = True
 

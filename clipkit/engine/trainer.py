@@ -48,6 +48,7 @@ class Run:
     save_every: int = 0
     keep: int = 2
     step: int = 0
+    lock: object = None
     results: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -60,20 +61,20 @@ def fit(run: Run) -> str:
             batch = next(batches)
             result = run.train_step(batch, run.step, run.schedule(run.step), stop=signals.received)
             run.step += 1
-            last = run.step == run.total_steps or result.stop
+            done = run.step == run.total_steps
             rate = (run.step - seen_before) * run.global_batch_size / (time.perf_counter() - begin)
             report(run, result, rate)
-            if due(run.eval_every, run.step) or (last and not result.stop):
-                evaluate(run)
-            if due(run.save_every, run.step) or last:
+            if due(run.save_every, run.step) or done or result.stop:
                 save(run)
-            if result.stop:
+            if due(run.eval_every, run.step) or done:
+                evaluate(run)
+            if result.stop and not done:
                 run.log.say(
                     f"stopped by a signal after step {run.step}; resume with run.resume=auto"
                 )
                 return "preempted"
     if run.loader.bad.total:
-        run.log.say(f"[yellow]this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
+        run.log.warn(f"this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
     return "done"
 
 
@@ -90,9 +91,7 @@ def report(run: Run, result: StepResult, rate: float) -> None:
     )
     run.log.tick(run.step, text if result.applied else f"{text}  SKIPPED (not finite)")
     if not result.applied:
-        run.log.say(
-            f"[yellow]step {run.step}: loss or gradient not finite; all ranks skipped this batch"
-        )
+        run.log.warn(f"step {run.step}: loss or gradient not finite; all ranks skipped this batch")
     if due(run.log_every, run.step) or not result.applied:
         terms = {f"train/{name}": value for name, value in result.terms.items()}
         run.log.metrics(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from clipkit.data.wds_folder import open_folder
+from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.dist.group import World
 from clipkit.eval.base import EvalResult, wilson
 from clipkit.eval.embed import embed_images, embed_texts
@@ -31,9 +31,17 @@ class RetrievalEval:
     def __init__(self, data: str, name: str, *, split: str = "test", batch_size: int = 64) -> None:
         self.data, self.name, self.split, self.batch_size = data, name, split, batch_size
 
+    def check(self) -> WdsFolder:
+        """Open the data set, as a run does before it trains.
+
+        Raises:
+            DataError: The folder does not hold a whole retrieval set.
+        """
+        return open_folder(self.data, self.split, kind="retrieval")
+
     def run(self, model: FeatureEncoder, world: World) -> EvalResult:
         """Evaluate on all ranks; every rank gets the result."""
-        folder = open_folder(self.data, self.split)
+        folder = self.check()
         captions = folder.captions()
         unique = list(dict.fromkeys(text for own in captions for text in own))
         number = {text: i for i, text in enumerate(unique)}

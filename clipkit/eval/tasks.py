@@ -17,6 +17,10 @@ class Evaluator(Protocol):
 
     name: str
 
+    def check(self) -> object:
+        """Open the data set; raises DataError before any training is spent."""
+        ...
+
     def run(self, model: FeatureEncoder, world: World) -> EvalResult:
         """Evaluate on all ranks; every rank gets the result."""
         ...

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipkit.data.wds_folder import open_folder
+from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.dist.group import World
-from clipkit.errors import DataError
 from clipkit.eval.base import EvalResult, wilson
 from clipkit.eval.embed import embed_images, embed_texts
 from clipkit.towers.dual import FeatureEncoder
@@ -28,17 +27,17 @@ class ZeroShotEval:
     def __init__(self, data: str, name: str, *, split: str = "test", batch_size: int = 64) -> None:
         self.data, self.name, self.split, self.batch_size = data, name, split, batch_size
 
-    def run(self, model: FeatureEncoder, world: World) -> EvalResult:
-        """Evaluate on all ranks; every rank gets the result.
+    def check(self) -> WdsFolder:
+        """Open the data set, as a run does before it trains.
 
         Raises:
-            DataError: The folder does not hold a classification set.
+            DataError: The folder does not hold a whole classification set.
         """
-        folder = open_folder(self.data, self.split)
-        if folder.kind != "classification":
-            raise DataError(
-                f"evaluation set '{self.data}' is of type {folder.kind}; use kind: {folder.kind}"
-            )
+        return open_folder(self.data, self.split, kind="classification")
+
+    def run(self, model: FeatureEncoder, world: World) -> EvalResult:
+        """Evaluate on all ranks; every rank gets the result."""
+        folder = self.check()
         labels = torch.tensor(folder.labels())  # (n,)
         images = embed_images(model, folder, world, self.batch_size)  # (n, D)
         classes = class_features(model, folder.classnames, folder.templates, world)  # (C, D)

@@ -161,8 +161,8 @@ class DualEncoder(nn.Module):
     def _normalised(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = (images.to(self.mean.dtype) - self.mean) / self.std
-        dtype = self.towers.logit_scale.dtype
-        return images.to(dtype) if dtype == torch.float64 else images
+        weight = next(self.towers.visual.parameters())
+        return images.to(weight.dtype)  # bf16 when pure, fp64 in proofs
 
 
 class FeatureEncoder:

@@ -13,6 +13,15 @@ from torch import Tensor
 
 from clipkit.errors import ConfigError
 
+# what a model config from elsewhere may set; never trust_remote_code or a code revision
+_TOKENIZER_ARGUMENTS = (
+    "additional_special_tokens",
+    "clean",
+    "language",
+    "reduction_mask",
+    "strip_sep_token",
+)
+
 
 def build_tokenizer(model_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     """Return list of str -> (n, context_length) int64.
@@ -22,6 +31,9 @@ def build_tokenizer(model_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     """
     text_cfg = model_cfg["text_cfg"]
     name = text_cfg.get("hf_tokenizer_name")
+    for key in text_cfg.get("tokenizer_kwargs") or {}:
+        if key not in _TOKENIZER_ARGUMENTS:
+            raise ConfigError(f"tokenizer_kwargs: '{key}' is not allowed in a model config")
     if name:
         try:
             return open_clip.tokenizer.HFTokenizer(

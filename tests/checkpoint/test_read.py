@@ -59,3 +59,29 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (folder / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"state\.json: cannot be read"):
         CheckpointReader(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda p: p.update(file="../../outside.safetensors"), "not in the manifest"),
+        (lambda p: p.update(start=4), "gap or overlap"),
+        (lambda p: p.update(stop=5), "do not fill its shape"),
+        (lambda p: p.pop("start"), "is damaged"),
+    ],
+)
+def test_an_index_reaches_only_what_the_manifest_lists(tmp_path, change, reason):
+    folder = write_run(tmp_path, 3)
+    index = json.loads((folder / "index.json").read_text())
+    change(index["weight/a"]["slices"][0])
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=reason):
+        CheckpointReader(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"weight/a": 3}', '{"weight/a": {"slices": []}}'])
+def test_an_index_of_another_shape_is_damage(tmp_path, text):
+    folder = write_run(tmp_path, 3)
+    (folder / "index.json").write_text(text)
+    with pytest.raises(CheckpointError, match="index.json is damaged"):
+        CheckpointReader(folder)

@@ -151,3 +151,20 @@ def test_no_pickle_in_any_file(tmp_path):
             json.loads(path.read_text())
         else:
             assert path.suffix == ".safetensors"
+
+
+def test_pruning_never_takes_the_one_just_written(tmp_path):
+    for step in (2, 3, 4):
+        write_run(tmp_path, step)
+    for step in (3, 4):  # damaged, so a run resumed from 2 writes 3 again
+        with open(tmp_path / "checkpoints" / f"step_{step:08d}" / "state.json", "a") as file:
+            file.write(" ")
+    final = write_run(tmp_path, 3, keep=1)
+    verify_checkpoint(final)
+    assert newest_valid(tmp_path)[0] == final
+
+
+def test_files_are_as_readable_as_any_new_file(tmp_path):
+    folder = write_run(tmp_path, 3)
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(modes) == 1

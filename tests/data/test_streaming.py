@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from clipkit.data.streaming import StreamingLoader
+from clipkit.data.streaming import StreamingLoader, shard_list_hash
 from clipkit.errors import CheckpointError, DataError
 from tests.fixtures_shards import (
     noise_bytes,
@@ -168,3 +168,9 @@ def test_evil_members_are_never_decoded(tmp_path):
     assert not canary.exists()
     pickle.loads(payload).close()
     assert canary.exists()  # the payload is live
+
+
+def test_the_state_holds_no_credentials() -> None:
+    plain = shard_list_hash(["https://host/a.tar"])
+    assert plain == shard_list_hash(["https://bob:secret@host/a.tar?token=hf_abc"])
+    assert len(plain) == 64 and plain != shard_list_hash(["https://host/b.tar"])

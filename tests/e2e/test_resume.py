@@ -50,14 +50,14 @@ def test_one_process_resumes_what_two_saved(tmp_path: Path, ranks) -> None:  # t
 
 
 def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
-    config = write_run(tmp_path, train={"total_steps": 5000})
+    config = write_run(tmp_path, train={"total_steps": 5000}, data={"workers": 2})
     process = start(["train", str(config)])
     folder = tmp_path / "runs" / "r"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
         time.sleep(0.1)
     time.sleep(1)
-    os.kill(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as scancel does: the loader's workers get it too
     status, _, err = finish(process)
     assert status == 0, err
     steps = len(curve(folder))
@@ -68,10 +68,12 @@ def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
 def test_another_data_set_is_refused(tmp_path: Path) -> None:
     config = write_run(tmp_path, train={"total_steps": 2})
     assert train(config)[0] == 0
+    before = (tmp_path / "runs" / "r" / "metrics.jsonl").read_text()
     (tmp_path / "data" / "train" / "002.tar").unlink()
     status, _, err = train(config, "run.resume=auto", "train.total_steps=4")
     assert status == 4
     assert "is not the data set of the checkpoint" in err.splitlines()[-1]
+    assert (tmp_path / "runs" / "r" / "metrics.jsonl").read_text() == before
     assert "Traceback" not in err
 
 

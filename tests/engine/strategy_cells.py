@@ -116,19 +116,32 @@ def skip_a_bad_chunk(world: World, kind: str | int, precision: str) -> dict[str,
     images = batch.images["image"].float() / 255
     if world.rank == world.world_size - 1:
         images[5] = float("nan")
+    replayed: list[bool] = []
+    backward = strategy.backward
+    strategy.backward = lambda *a, **k: replayed.append(True)  # type: ignore[method-assign]
     result = train_step_for(strategy, 4)(batch._replace(images={"image": images}), 2, 1e-2)
+    strategy.backward = backward  # type: ignore[method-assign]
     after, working_after = weights_and_moments(strategy), full_model_state(strategy)
     untouched = all(torch.equal(before[k], after[k]) for k in before)
     untouched &= all(torch.equal(working[k], working_after[k]) for k in working)
     resumed = _train(strategy, world, 3, 4)
     answer = {
         "applied": result.applied,
+        "replayed": bool(replayed),
         "untouched": untouched,
         "steps": (steps, strategy.optimizer_steps()),
         "next": resumed,
     }
     close(strategy)
     return answer
+
+
+def stop_asked_of_one_rank(world: World) -> bool:
+    """Whether this rank stops when the last rank was asked to."""
+    step = train_step_for(build_strategy(_model("fp32"), world, "torch"), None)
+    batch = local_rows(world, tiny_batch(GLOBAL_BATCH))
+    assert not step(batch, 0, 1e-3).stop
+    return step(batch, 1, 1e-3, stop=world.rank == world.world_size - 1).stop
 
 
 def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def test_offline_wandb_holds_the_metrics_of_the_log(
             "data": {"train": f"https://u:pw@host/{SECRET}"},
         },
     )
+    log.begin(0)
     for step in (1, 2, 3):
         log.metrics(step, {"train/loss": 1.5 / step, "train/lr": 0.1 * step, "eval/x/acc1": 0.25})
     log.close()
@@ -90,6 +91,7 @@ def test_a_broken_wandb_never_stops_a_run(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setitem(sys.modules, "wandb", Broken)
     log = RunLog(tmp_path, main=True, progress=False, wandb_mode="online")
+    log.begin(0)
     log.metrics(1, {"train/loss": 1.0})
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train/loss": 1.0}
@@ -99,7 +101,8 @@ def test_a_resumed_log_joins_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": s, "train/loss": 1.0}) for s in (1, 2, 3, 4)]
     path.write_text("\n".join(lines) + '\n{"step": 5, "train/l')
-    log = RunLog(tmp_path, main=True, progress=False, resume_step=2)
+    log = RunLog(tmp_path, main=True, progress=False)
+    log.begin(2)
     log.metrics(3, {"train/loss": 0.5})
     log.close()
     steps = [json.loads(x) for x in path.read_text().splitlines()]
@@ -108,6 +111,7 @@ def test_a_resumed_log_joins_the_old_one(tmp_path: Path) -> None:
 
 def test_non_finite_numbers_stay_valid_json(tmp_path: Path) -> None:
     log = RunLog(tmp_path, main=True, progress=False)
+    log.begin(0)
     log.metrics(1, {"train/loss": float("nan"), "train/grad_norm": float("inf")})
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["train/loss"] is None
@@ -115,6 +119,7 @@ def test_non_finite_numbers_stay_valid_json(tmp_path: Path) -> None:
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log = RunLog(tmp_path, main=False)
+    log.begin(0)
     log.metrics(1, {"train/loss": 1.0})
     log.say("quiet")
     log.close()

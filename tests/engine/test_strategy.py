@@ -58,7 +58,7 @@ def test_a_driven_logit_scale_is_clamped(kind, precision: str, ranks) -> None:  
 @pytest.mark.parametrize("kind", KINDS)
 def test_nan_in_one_chunk_of_one_rank_changes_nothing(kind, precision: str, ranks) -> None:  # type: ignore[no-untyped-def]
     for found in ranks(2).run(cells.skip_a_bad_chunk, kind, precision):
-        assert not found["applied"]
+        assert not found["applied"] and not found["replayed"]
         assert found["untouched"]
         assert found["steps"] == (2, 3)
         assert math.isfinite(found["next"][0])
@@ -70,3 +70,7 @@ def test_infinity_in_the_replay_changes_nothing(kind, ranks) -> None:  # type: i
         assert not found["applied"]
         assert found["untouched"]
         assert math.isfinite(found["next"][0])
+
+
+def test_all_ranks_stop_when_one_is_asked_to(ranks) -> None:  # type: ignore[no-untyped-def]
+    assert ranks(2).run(cells.stop_asked_of_one_rank) == [True, True]

@@ -11,6 +11,7 @@ from clipkit.checkpoint.verify import find_checkpoint
 from clipkit.dist.group import World
 from clipkit.engine.snapshot import restore
 from clipkit.engine.strategy_deepspeed import engine_config
+from clipkit.errors import ConfigError
 from tests.engine.cells import build_strategy, close, full_model_state, local_rows, train_step_for
 from tests.engine.strategy_cells import save
 from tests.tiny_model import tiny_batch, tiny_model
@@ -26,6 +27,19 @@ def test_single_keys_are_overridden_and_sections_merged() -> None:
     config = engine_config(4, 3, None, overrides)
     assert config["zero_optimization"] == {"stage": 3, "overlap_comm": False}
     assert config["steps_per_print"] == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "instead"),
+    [
+        ({"train_batch_size": 7}, "train.global_batch_size"),
+        ({"zero_optimization": {"stage": 3}}, "engine.zero_stage"),
+        ({"bf16": {"enabled": True}}, "train.precision"),
+    ],
+)
+def test_keys_that_clipkit_sets_are_refused(overrides: dict[str, Any], instead: str) -> None:
+    with pytest.raises(ConfigError, match=instead):
+        engine_config(4, 1, None, overrides)
 
 
 def frozen_tower_round_trip(world: World, stage: int, folder: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import clipkit
 from clipkit.engine.trainer import due
 from tests.e2e.runs import curve, metrics, write_run
@@ -23,6 +25,7 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ig
     assert ranks(1).run(fit_in_pool, str(config), overrides) == ["done"]
     folder = tmp_path / "runs" / "r"
     assert {p.name for p in folder.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "metrics.jsonl",
@@ -83,3 +86,22 @@ def test_a_run_starts_from_another_runs_weights(tmp_path: Path, ranks) -> None: 
         ranks(1).run(fit_in_pool, str(config), overrides)
         again = json.loads((tmp_path / "runs" / f"from-{start.name}" / "results.json").read_text())
         assert again["classes"]["acc1"] == results["classes"]["acc1"]
+
+
+def test_pure_bf16_trains_and_evaluates(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0})
+    overrides = ["train.precision=pure_bf16", "train.total_steps=3", "optim.lr=1e-3"]
+    assert ranks(1).run(fit_in_pool, str(config), overrides) == ["done"]
+    assert all(m["train/skipped"] == 0 for m in metrics(tmp_path / "runs" / "r"))
+    assert (tmp_path / "runs" / "r" / "results.json").exists()
+
+
+def test_a_wrong_evaluation_set_is_found_before_training(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0})
+    (tmp_path / "data" / "classes" / "classnames.txt").write_bytes(b"\xe9\n")
+    with pytest.raises(AssertionError, match="classnames.txt cannot be read as UTF-8"):
+        ranks(1).run(fit_in_pool, str(config), ["train.total_steps=1"])
+    (tmp_path / "data" / "classes" / "dataset_type.txt").write_text("retrieval")
+    with pytest.raises(AssertionError, match="is of type retrieval"):
+        ranks(1).run(fit_in_pool, str(config), ["train.total_steps=1"])
+    assert not (tmp_path / "runs" / "r" / "metrics.jsonl").exists()

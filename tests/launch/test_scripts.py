@@ -42,6 +42,11 @@ def test_shellcheck() -> None:
     assert status == 0, out
 
 
+def stamp_text(sums: str, root: Path) -> str:
+    """What launch/environment.sh writes after an installation without extras."""
+    return " ".join(sums.splitlines()) + f" {root}\n\n"
+
+
 def installed_copy(folder: Path) -> Path:
     """The project below a path with spaces, with this environment marked as installed there."""
     root = folder / "a copy with spaces"
@@ -60,7 +65,7 @@ def installed_copy(folder: Path) -> Path:
         text=True,
         check=True,
     )
-    (venv / ".clipkit-installed").write_text(f"{sums.stdout.rstrip()}  {root}")
+    (venv / ".clipkit-installed").write_text(stamp_text(sums.stdout, root))
     return root
 
 
@@ -98,7 +103,7 @@ def test_torchrun_script_checks_first(tmp_path: Path) -> None:
     )
     stamp = Path(venv) / ".clipkit-installed"
     before = stamp.read_text() if stamp.exists() else None
-    stamp.write_text(f"{sums.stdout.rstrip()}  {ROOT}")
+    stamp.write_text(stamp_text(sums.stdout, ROOT))
     try:
         status, out, err = shell(
             "bash",

@@ -60,6 +60,6 @@ def run_loss(world: World, kind: str, with_columns: bool) -> dict[str, Any]:
     return {
         "loss": value.detach(),
         "gradients": {n: t.grad for n, t in features.embeddings.items()},
-        "scale": features.logit_scale.grad,
+        "scale": zero if features.logit_scale.grad is None else features.logit_scale.grad,
         "bias": zero if features.logit_bias.grad is None else features.logit_bias.grad,
     }

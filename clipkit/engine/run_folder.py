@@ -1,0 +1,72 @@
+"""The run folder: one run writes in it at a time, and its config says what was trained."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from clipkit.checkpoint.files import write_text
+from clipkit.config.load import dump_config
+from clipkit.config.schema import RunConfig
+from clipkit.errors import ConfigError
+
+CONFIG = "config.yaml"
+# settings that do not change what is trained
+_FREE = ("run.resume", "run.dir", "log.", "eval.", "data.workers", "checkpoint.", "train.threads")
+
+
+def claim(folder: Path) -> TextIO:
+    """Create the folder and hold its lock until the process ends.
+
+    Raises:
+        ConfigError: It cannot be created, or another process is training there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115  (held by the run)
+    except OSError as error:
+        raise ConfigError(f"run folder {folder}: cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(f"{folder}: another process is training there; wait or end it") from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+
+
+def changed_settings(folder: Path, config: RunConfig) -> list[str]:
+    """One line for each setting that a resumed run trains with but the saved one did not."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return []
+    try:
+        saved = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return [f"{path} cannot be read; settings are not compared"]
+    wanted = _flat(yaml.safe_load(dump_config(config)))
+    return [
+        f"resumed with {key}={wanted.get(key)!r}, was {saved.get(key)!r}"
+        for key in sorted(saved.keys() | wanted.keys())
+        if saved.get(key) != wanted.get(key) and not key.startswith(_FREE)
+    ]
+
+
+def write_config(folder: Path, config: RunConfig, step: int) -> None:
+    """Write config.yaml; one that differs is kept as config_until_<step>.yaml."""
+    text, path = dump_config(config), folder / CONFIG
+    if path.is_file():
+        before = path.read_text(encoding="utf-8", errors="replace")
+        if before != text:
+            write_text(folder / f"config_until_{step:08d}.yaml", before)
+    write_text(path, text)

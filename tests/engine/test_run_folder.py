@@ -1,0 +1,39 @@
+"""One run at a time in a folder, and a record of the settings it was trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipkit.config.load import load_config
+from clipkit.engine.run_folder import changed_settings, claim, write_config
+from clipkit.errors import ConfigError
+from tests.e2e.runs import write_run
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    lock = claim(tmp_path / "run")
+    with pytest.raises(ConfigError, match="another process is training there"):
+        claim(tmp_path / "run")
+    lock.close()
+    claim(tmp_path / "run").close()
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(ConfigError, match="/dev/null/x.*cannot be written"):
+        claim(Path("/dev/null/x"))
+
+
+def test_changed_settings_are_told_and_the_old_ones_kept(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    assert changed_settings(tmp_path, load_config(path)) == []
+    write_config(tmp_path, load_config(path), 0)
+    assert changed_settings(tmp_path, load_config(path, ["data.workers=3", "log.every=5"])) == []
+    changed = load_config(path, ["optim.lr=1e-2", "loss.kind=siglip"])
+    lines = changed_settings(tmp_path, changed)
+    assert "resumed with optim.lr=0.01, was 0.001" in lines
+    assert any("siglip" in line and "infonce" in line for line in lines)
+    write_config(tmp_path, changed, 7)
+    assert "lr: 0.001" in (tmp_path / "config_until_00000007.yaml").read_text()
+    assert "lr: 0.01" in (tmp_path / "config.yaml").read_text()
