@@ -5,6 +5,6 @@ Lives here: `arch.py` (architecture name or json -> model config; no torch), `du
 `tokenizer.py`. timm and HF towers come through open_clip. What concerns one sample lives here; what
 concerns many lives in a loss. May import `contracts`, `config`, `dist`.
 
-One deviation from the plan: bf16 autocast is entered inside DualEncoder, not through DeepSpeed's
+bf16 autocast is entered inside DualEncoder, not through DeepSpeed's
 `torch_autocast`, which would send the gradients of linear layers as bf16 and keeps global state.
 """

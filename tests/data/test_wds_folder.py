@@ -47,7 +47,7 @@ def test_retrieval_needs_no_class_names(tmp_path):
 def test_other_splits_as_folder_or_prefix(tmp_path):
     build(tmp_path, name="unseen-{}.tar")
     assert len(open_folder(tmp_path, "unseen")) == 3
-    with pytest.raises(DataError, match="no test shards not found"):
+    with pytest.raises(DataError, match="test shards not found"):
         open_folder(tmp_path)
 
 

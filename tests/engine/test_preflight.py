@@ -47,7 +47,7 @@ def test_reading_stops_as_soon_as_the_batch_is_full(
     config = load_config(write_run(tmp_path))
     read = []
     load = preflight.load_index
-    monkeypatch.setattr(preflight, "load_index", lambda p: read.append(p) or load(p))
+    monkeypatch.setattr(preflight, "load_index", lambda p, write: read.append(p) or load(p, write))
     preflight.check_shards(config)
     assert len(read) == 1
 

@@ -27,13 +27,15 @@ def test_a_folder_that_cannot_be_made_is_named() -> None:
 
 def test_changed_settings_are_told_and_the_old_ones_kept(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    assert changed_settings(tmp_path, load_config(path)) == []
-    write_config(tmp_path, load_config(path), 0)
-    assert changed_settings(tmp_path, load_config(path, ["data.workers=3", "log.every=5"])) == []
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert changed_settings(folder, load_config(path)) == []
+    write_config(folder, load_config(path), 0)
+    assert changed_settings(folder, load_config(path, ["data.workers=3", "log.every=5"])) == []
     changed = load_config(path, ["optim.lr=1e-2", "loss.kind=siglip"])
-    lines = changed_settings(tmp_path, changed)
+    lines = changed_settings(folder, changed)
     assert "resumed with optim.lr=0.01, was 0.001" in lines
     assert any("siglip" in line and "infonce" in line for line in lines)
-    write_config(tmp_path, changed, 7)
-    assert "lr: 0.001" in (tmp_path / "config_until_00000007.yaml").read_text()
-    assert "lr: 0.01" in (tmp_path / "config.yaml").read_text()
+    write_config(folder, changed, 7)
+    assert "lr: 0.001" in (folder / "config_until_00000007.yaml").read_text()
+    assert "lr: 0.01" in (folder / "config.yaml").read_text()

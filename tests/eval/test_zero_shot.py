@@ -82,5 +82,5 @@ def test_class_features_average_templates_before_normalising():
 
 def test_retrieval_folder_is_refused(tmp_path):
     root = write_color_set(tmp_path, [0, 1], ["red", "green"])
-    with pytest.raises(DataError, match="is of type retrieval; use kind: retrieval"):
+    with pytest.raises(DataError, match="is of type retrieval, not classification"):
         run(root, color_encoder())
