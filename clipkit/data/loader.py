@@ -6,8 +6,10 @@ change the order; the state is the number of *trained* batches, prefetched ones 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +29,7 @@ from clipkit.errors import CheckpointError, DataError
 
 _OPEN_FILES = 64
 _MAX_ATTEMPTS = 64
+_GRACE_S = 120
 # A worker hands its DataError over: raised there, it would arrive wrapped in a worker's traceback.
 Delivered = tuple[Batch | DataError, list[tuple[str, str]]]
 
@@ -150,7 +153,7 @@ class IndexedLoader:
             worker_init_fn=begin_worker,
             pin_memory=torch.cuda.is_available(),
         )
-        for delivered in loader:
+        for delivered in start_workers(loader):
             batch = admit(delivered, self.bad)
             self.step += 1
             yield batch
@@ -225,7 +228,31 @@ class _Counting:
 
 
 def begin_worker(worker: int) -> None:
-    """One thread each; signals to the group are the main process's to handle: it saves first."""
+    """One thread each; a signal to the whole group leaves the main process time to save.
+
+    Ctrl-C and SIGUSR1 are the main process's alone. The first SIGTERM ends the worker after a
+    grace (SIGALRM's default action), the second at once, so that no exit can wait for it.
+    """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+    def leave_later(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.alarm(_GRACE_S)
+
+    signal.signal(signal.SIGTERM, leave_later)
+
+
+def start_workers(loader: DataLoader[Delivered]) -> Iterator[Delivered]:
+    """iter(loader) whose workers are told to end before the interpreter waits for them."""
+    batches = iter(loader)
+    reference = weakref.ref(batches)
+
+    def end() -> None:
+        left = reference()
+        if left is not None and hasattr(left, "_shutdown_workers"):
+            left._shutdown_workers()
+
+    atexit.register(end)
+    return batches

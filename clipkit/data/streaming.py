@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from clipkit.contracts import Batch
 from clipkit.data.bad_samples import BadSampleCounter
 from clipkit.data.decode import BadSample
-from clipkit.data.loader import Delivered, admit, begin_worker, check_state
+from clipkit.data.loader import Delivered, admit, begin_worker, check_state, start_workers
 from clipkit.data.samples import Sample, SampleReader, collate
 from clipkit.data.shards import check_deal
 from clipkit.errors import DataError
@@ -197,7 +197,7 @@ class StreamingLoader:
             prefetch_factor=2 if self.workers else None,
             pin_memory=torch.cuda.is_available(),
         )
-        batches: Iterator[Delivered] = iter(loader)
+        batches: Iterator[Delivered] = start_workers(loader)
         if self.workers:  # dealt round-robin from worker 0; begin where the run stopped
             batches = _rotated(batches, self.step % self.workers, self.workers)
         for delivered in batches:
