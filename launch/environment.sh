@@ -18,6 +18,7 @@ prepare_environment() {
   wanted="$(cd "$ROOT" && cksum setup.cfg pyproject.toml | tr '\n' ' ')$ROOT"
   local source="" have="" extra missing=false
   if [ -f "$stamp" ]; then { read -r source; read -r have; } < "$stamp" || true; fi
+  case "$have" in *[!a-z,-]*) have="" ;; esac
   if [ "$source" != "$wanted" ]; then missing=true; fi
   for extra in ${EXTRAS//,/ }; do
     case ",$have," in *",$extra,"*) ;; *) missing=true; have="${have:+$have,}$extra" ;; esac
