@@ -51,7 +51,7 @@ def expand_shards(patterns: Iterable[str], where: str = "data.train") -> list[st
         if not items:
             raise DataError(f"{where}: '{pattern}' is an empty range; write the lower number first")
         for item in items:
-            if item.startswith("pipe:"):
+            if item.lower().startswith("pipe:"):
                 raise DataError(
                     f"{where}: '{item}' would run a shell command; list files or URLs instead"
                 )
