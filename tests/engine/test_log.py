@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ def test_offline_wandb_holds_the_metrics_of_the_log(
         log.metrics(step, {"train/loss": 1.5 / step, "train/lr": 0.1 * step, "eval/x/acc1": 0.25})
     log.close()
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    deadline = time.monotonic() + 20  # wandb's own process writes the file
+    while len(wandb_history(tmp_path)) < len(lines) and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert wandb_history(tmp_path) == lines
     assert [line["train/loss"] for line in lines] == [1.5, 0.75, 0.5]
     for path in tmp_path.rglob("*"):
