@@ -73,6 +73,9 @@ def fit(run: Run) -> str:
                     f"stopped by a signal after step {run.step}; resume with run.resume=auto"
                 )
                 return "preempted"
+    judged = (run.folder / "results.json").exists()
+    if not run.world.broadcast_int(int(judged)):  # ended between its last save and its evaluation
+        evaluate(run)
     if run.loader.bad.total:
         run.log.warn(f"this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
     return "done"

@@ -105,3 +105,13 @@ def test_a_wrong_evaluation_set_is_found_before_training(tmp_path: Path, ranks) 
     with pytest.raises(AssertionError, match="is of type retrieval"):
         ranks(1).run(fit_in_pool, str(config), ["train.total_steps=1"])
     assert not (tmp_path / "runs" / "r" / "metrics.jsonl").exists()
+
+
+def test_a_run_that_ended_before_its_evaluation_is_judged_on_resume(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0})
+    ranks(1).run(fit_in_pool, str(config), ["train.total_steps=2"])
+    results = tmp_path / "runs" / "r" / "results.json"
+    before = results.read_text()
+    results.unlink()
+    ranks(1).run(fit_in_pool, str(config), ["train.total_steps=2", "run.resume=auto"])
+    assert results.read_text() == before
