@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,6 +100,28 @@ class Pair:
     weight: float = 1.0
 
 
+class Tiling(NamedTuple):
+    """How the tiled losses walk through the pair matrix; changes no result.
+
+    Attributes:
+        tile_size: Rows and columns of a tile; None: from the cache, or from free GPU memory.
+        plan: "rs" scatters the columns' gradients, "lse" gathers both sides instead; "auto": rs
+            inside one node, lse across nodes.
+        gather_size: Rows of each rank gathered at once; None: all of them up to 1 GiB.
+        product_dtype: What GPU products read float32 features as (sums stay float32); None: as is.
+        num_nodes: Over which the ranks are spread.
+        rank, world_size: This rank among equals.
+    """
+
+    tile_size: int | None = None
+    plan: Literal["auto", "rs", "lse"] = "auto"
+    gather_size: int | None = None
+    product_dtype: torch.dtype | None = None
+    num_nodes: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+
 @dataclass
 class Features:
     """The rank's embeddings, and on demand those of the global batch.
@@ -111,6 +133,8 @@ class Features:
         masks: Name -> (b, M) bool.
         ids: (b,) int64.
         rank, world_size: This rank among equals; b is the same on all.
+        text_keys: Text name -> (b, M) int64, equal where the captions are.
+        tiling: For losses that use the tiled kernel.
     """
 
     embeddings: Named
@@ -121,6 +145,8 @@ class Features:
     ids: Tensor | None = None
     rank: int = 0
     world_size: int = 1
+    text_keys: Named = field(default_factory=dict)
+    tiling: Tiling = Tiling()
     _gathered: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property

@@ -2,7 +2,8 @@
 
 Convention (design of the step): every rank returns a value whose average over ranks is the loss of
 the global batch, and parameter gradients are averaged over ranks. Hence both backwards here *add*
-over ranks. Shapes: b rows of this rank, B = b * world_size.
+over ranks. The plain ones, without gradient, serve kernels that own their backward.
+Shapes: b rows of this rank, N ranks, B = b * N.
 """
 
 from __future__ import annotations
@@ -14,39 +15,54 @@ import torch.distributed as torch_dist
 from torch import Tensor
 
 
+def all_gather(x: Tensor, world_size: int) -> Tensor:
+    """Rows of all ranks in rank order, (n, ...) -> (N * n, ...), without gradient. n must be equal."""
+    if world_size == 1:
+        return x
+    out = x.new_empty((x.shape[0] * world_size, *x.shape[1:]))
+    torch_dist.all_gather_into_tensor(out, x.contiguous())
+    return out
+
+
+def all_reduce(x: Tensor, world_size: int) -> Tensor:
+    """Elementwise sum over ranks, without gradient; x is not changed."""
+    if world_size == 1:
+        return x
+    out = x.clone()
+    torch_dist.all_reduce(out)
+    return out
+
+
+def reduce_scatter(x: Tensor, world_size: int, rank: int) -> Tensor:
+    """This rank's rows of the sum over ranks, (N * n, ...) -> (n, ...), without gradient."""
+    if world_size == 1:
+        return x
+    rows = x.shape[0] // world_size
+    if torch_dist.get_backend() == "gloo":
+        return all_reduce(x, world_size)[rank * rows : (rank + 1) * rows].clone()
+    out = x.new_empty((rows, *x.shape[1:]))
+    torch_dist.reduce_scatter_tensor(out, x.contiguous())
+    return out
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = x.shape[0]
-        out = x.new_empty((x.shape[0] * torch_dist.get_world_size(), *x.shape[1:]))  # (B, ...)
-        torch_dist.all_gather_into_tensor(out, x.contiguous())
-        return out
+        return all_gather(x, torch_dist.get_world_size())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        if torch_dist.get_backend() == "gloo":
-            grad = grad.clone()
-            torch_dist.all_reduce(grad)
-            start = torch_dist.get_rank() * ctx.rows
-            return grad[start : start + ctx.rows]
-        out = grad.new_empty((ctx.rows, *grad.shape[1:]))
-        torch_dist.reduce_scatter_tensor(out, grad)
-        return out
+        return reduce_scatter(grad, torch_dist.get_world_size(), torch_dist.get_rank())
 
 
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        out = x.clone()
-        torch_dist.all_reduce(out)
-        return out
+        return all_reduce(x, torch_dist.get_world_size())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone()
-        torch_dist.all_reduce(grad)
-        return grad
+        return all_reduce(grad, torch_dist.get_world_size())
 
 
 def gather_rows(x: Tensor, world_size: int) -> Tensor:

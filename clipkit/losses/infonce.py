@@ -8,39 +8,56 @@ Shapes: b rows of this rank, B global batch, M extra texts per sample, D embed d
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipkit.contracts import Features, Pair
+from clipkit.losses.tiled import Negatives, negatives, softplus
 
 
 class InfoNCELoss(nn.Module):
     """Cross entropy of each image against all texts and of each text against all images, averaged.
 
     Use it when: in doubt; it is the reference. See also: SigLIPLoss, which needs no global softmax.
+
+    Args:
+        label_smoothing: Share of the target spread evenly over all texts (images) of a row.
+        mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, label_smoothing: float = 0.0, mask_duplicates: bool = False) -> None:
         super().__init__()
+        self.label_smoothing, self.mask_duplicates = label_smoothing, mask_duplicates
 
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:
         """Return {"contrastive": ()}, the mean over this rank's rows of both directions."""
-        image, text = features.local(pair.image)[:, 0], features.local(pair.text)[:, 0]  # (b, D)
-        all_image, all_text = (
-            features.all(pair.image)[:, 0],
-            features.all(pair.text)[:, 0],
-        )  # (B, D)
-        scale = features.logit_scale
-        by_image = scale * image @ all_text.T  # (b, B)
-        by_text = scale * text @ all_image.T  # (b, B)
+        found = negatives(features, pair, mask_duplicates=self.mask_duplicates)
+        loss = self.of_negatives(found, features.logit_scale)
+        if self.label_smoothing:
+            loss = loss + self.label_smoothing * self._smoothing(features, pair, found)
+        return {"contrastive": loss.to(features.logit_scale.dtype)}
+
+    @staticmethod
+    def of_negatives(found: Negatives, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
+        """Cross entropy is softplus(log-sum-exp of the negatives - positive logit)."""
+        positive = logit_scale * found.cosine  # (b,)
+        by_image, by_text = found.rows[0] - positive, found.columns[0] - positive
+        return (softplus(by_image) + softplus(by_text)).mean() / 2
+
+    @staticmethod
+    def _smoothing(features: Features, pair: Pair, found: Negatives) -> Tensor:
+        """Positive minus mean logit of a row, averaged over rows and both directions."""
+        image, text = (features.local(n).flatten(0, 1) for n in (pair.image, pair.text))  # (b, D)
+        num_texts = features.num_rows * features.world_size
+        all_images, all_texts = features.sum(image.sum(0)), features.sum(text.sum(0))  # (D,)
+        by_text = text @ all_images / num_texts  # (b,) mean cosine
         for name in pair.columns:
-            extra = scale * image @ features.all(name).flatten(0, 1).T  # (b, B * M)
-            invalid = ~features.all_mask(name).flatten()
-            by_image = torch.cat([by_image, extra.masked_fill(invalid, float("-inf"))], dim=1)
-        labels = torch.arange(features.rows.start, features.rows.stop, device=image.device)
-        loss = (F.cross_entropy(by_image, labels) + F.cross_entropy(by_text, labels)) / 2
-        return {"contrastive": loss}
+            rows, mask = features.local(name).flatten(0, 1), features.all_mask(name)
+            own = features.masks.get(name)
+            rows = rows if own is None else rows * own.flatten()[:, None]
+            all_texts = all_texts + features.sum(rows.sum(0))
+            num_texts += int(mask.sum())
+        by_image = image @ all_texts / num_texts
+        return features.logit_scale * (found.cosine - (by_image + by_text) / 2).mean()
 
 
 PART = InfoNCELoss

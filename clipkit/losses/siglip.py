@@ -5,11 +5,10 @@ Shapes: b rows of this rank, B global batch, M extra texts per sample, D embed d
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipkit.contracts import Features, Pair
+from clipkit.losses.tiled import Negatives, negatives, softplus
 
 
 class SigLIPLoss(nn.Module):
@@ -17,28 +16,28 @@ class SigLIPLoss(nn.Module):
 
     Set `model.init_logit_bias: -10` and `model.init_logit_scale: 2.3026` as in the paper.
     Use it when: the batch is too small or too spread out for a softmax. See also: InfoNCELoss.
+
+    Args:
+        mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, mask_duplicates: bool = False) -> None:
         super().__init__()
+        self.mask_duplicates = mask_duplicates
 
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:
         """Return {"contrastive": ()}, the mean over this rank's images of summed pair losses."""
-        image = features.local(pair.image)[:, 0]  # (b, D)
-        logits = self._logits(features, image, features.all(pair.text)[:, 0])  # (b, B)
-        sign = torch.full_like(logits, -1.0)
-        sign[:, features.rows].fill_diagonal_(1.0)
-        loss = -F.logsigmoid(sign * logits).sum()
-        for name in pair.columns:
-            extra = self._logits(features, image, features.all(name).flatten(0, 1))  # (b, B * M)
-            invalid = ~features.all_mask(name).flatten()
-            loss = loss - F.logsigmoid(-extra).masked_fill(invalid, 0.0).sum()
-        return {"contrastive": loss / image.shape[0]}
+        found = negatives(features, pair, sigmoid=True, mask_duplicates=self.mask_duplicates)
+        loss = self.of_negatives(found, features.logit_scale, features.logit_bias)
+        return {"contrastive": loss.to(features.logit_scale.dtype)}
 
     @staticmethod
-    def _logits(features: Features, rows: Tensor, columns: Tensor) -> Tensor:
-        logits = features.logit_scale * rows @ columns.T
-        return logits if features.logit_bias is None else logits + features.logit_bias
+    def of_negatives(found: Negatives, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
+        """softplus(logit) of every negative and softplus(-logit) of the positive."""
+        positive = logit_scale * found.cosine  # (b,)
+        if logit_bias is not None:
+            positive = positive + logit_bias
+        return (found.rows[0] + softplus(-positive)).mean()
 
 
 PART = SigLIPLoss
