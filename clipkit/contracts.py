@@ -65,6 +65,14 @@ class Batch(NamedTuple):
         )
 
 
+def text_keys(tokens: Tensor) -> Tensor:
+    """(b, M, L) int64 tokens -> (b, M) int64, equal for equal captions and else different: a linear
+    hash modulo 2^64 with fixed random factors."""
+    factors = torch.empty(tokens.shape[-1], dtype=torch.int64)
+    factors.random_(-(2**63), 2**63 - 1, generator=torch.Generator().manual_seed(2**31 - 1))
+    return (tokens * factors.to(tokens.device)).sum(dim=-1)
+
+
 class Outputs(NamedTuple):
     """What the model makes of a chunk.
 

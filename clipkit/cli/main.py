@@ -6,8 +6,8 @@ import sys
 
 import typer
 
+from clipkit.cli import bench, export, list_parts, train, verify
 from clipkit.cli import eval as eval_command
-from clipkit.cli import export, list_parts, train, verify
 from clipkit.errors import ClipkitError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("export")(export.export_command)
 app.command("verify")(verify.verify)
 app.command("list")(list_parts.list_parts)
 app.add_typer(eval_command.app, name="eval")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

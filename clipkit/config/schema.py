@@ -6,7 +6,7 @@ pydantic checks types and ranges; unknown keys are errors.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -138,9 +138,13 @@ class TrainSection(Section):
     total_steps: int | None = Field(None, gt=0)
     epochs: float | None = Field(None, gt=0)
     global_batch_size: int = Field(256, gt=0, description="Samples per step over all ranks.")
-    chunk_size: int | None = Field(
-        None, gt=0, description="Samples encoded at once per rank; null: all of them."
+    chunk_size: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
+        None, description="Samples encoded at once per rank; null: all; auto: as many as fit (GPU)."
     )
+    text_chunk_size: int | None = Field(
+        None, gt=0, description="Samples whose texts are encoded at once; null: as chunk_size."
+    )
+    compile: bool = Field(False, description="torch.compile the towers, in both passes.")
     precision: Literal["fp32", "bf16", "pure_bf16"] = "fp32"
     batch_norm: Literal["refuse", "chunk"] = Field(
         "refuse", description="chunk: inexact statistics per chunk."
@@ -158,6 +162,15 @@ class EngineSection(Section):
     zero_stage: Literal[0, 1, 2, 3] = 1
     timeout_s: float = Field(
         600.0, gt=0, description="A collective that takes longer ends the run."
+    )
+    tile_size: int | None = Field(
+        None, gt=0, description="Rows and columns of a tile of logits; null: from cache or memory."
+    )
+    loss_plan: Literal["auto", "rs", "lse"] = Field(
+        "auto", description="Exchange of features: rs inside a node, lse across nodes."
+    )
+    gather_size: int | None = Field(
+        None, gt=0, description="Rows per rank gathered at once for the loss; null: up to 1 GiB."
     )
 
 
@@ -232,6 +245,13 @@ class RunConfig(Section):
                 "engine.zero_stage: the torch strategy does not shard; "
                 "set engine.strategy=deepspeed"
             )
+        if train.compile and engine.strategy == "deepspeed" and engine.zero_stage == 3:
+            raise ValueError(
+                "train.compile: a compiled tower does not see ZeRO-3's gathered parameters; "
+                "set engine.zero_stage=2 or train.compile=false"
+            )
+        if train.text_chunk_size is not None and train.chunk_size is None:
+            raise ValueError("train.text_chunk_size: set train.chunk_size too")
         if engine.strategy == "torch" and self.deepspeed:
             raise ValueError(
                 "deepspeed: has no effect with engine.strategy=torch; remove the section"

@@ -33,6 +33,7 @@ class World:
         local_rank: Rank within the node.
         device: Where this rank computes.
         store: Key-value store shared by all ranks; None for a single process.
+        num_nodes: Machines the ranks are spread over.
     """
 
     rank: int = 0
@@ -40,6 +41,7 @@ class World:
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: torch_dist.Store | None = None
+    num_nodes: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -112,7 +114,8 @@ def setup(env: RankEnv | None = None, *, device: str = "auto", timeout_s: float 
         world_size=env.world_size, timeout=timeout,
     )
     shared = None if env.world_size == 1 else torch_dist.PrefixStore("clipkit", store.clone())
-    return World(env.rank, env.world_size, env.local_rank, chosen, shared)
+    num_nodes = -(-env.world_size // max(1, env.local_world_size))
+    return World(env.rank, env.world_size, env.local_rank, chosen, shared, num_nodes)
 
 
 def teardown() -> None:

@@ -16,6 +16,7 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
+from clipkit.contracts import Tiling
 from clipkit.data.loader import IndexedLoader
 from clipkit.data.order import Order
 from clipkit.data.samples import SampleReader
@@ -99,6 +100,8 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
         for name, parameter in model.named_parameters():
             if not name.endswith(("logit_scale", "logit_bias")):
                 parameter.data = parameter.data.bfloat16()
+    if config.train.compile:
+        model.towers.compile()
     return model.train(), towers
 
 
@@ -128,7 +131,8 @@ def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> st
     """
     name = first_batch_norm(model)
     local = config.train.global_batch_size // world_size
-    split = world_size > 1 or (config.train.chunk_size or local) < local
+    chunk = config.train.chunk_size or local
+    split = world_size > 1 or chunk == "auto" or chunk < local
     if name is None or not split:
         return None
     if config.train.batch_norm == "refuse":
@@ -141,6 +145,21 @@ def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> st
         f"train.batch_norm=chunk: {name} sees one chunk at a time; "
         f"gradients are not those of the global batch"
     )
+
+
+def zero3_note(config: RunConfig, world: World) -> list[str]:
+    """How often ZeRO-3 gathers the parameters for one step: a forward and a backward of each chunk,
+    and the forward of pass 1."""
+    local, size = config.train.global_batch_size // world.world_size, config.train.chunk_size
+    if config.engine.strategy != "deepspeed" or config.engine.zero_stage != 3:
+        return []
+    if not isinstance(size, int) or size >= local:
+        return []
+    chunks = -(-local // size)
+    return [
+        f"ZeRO-3 with {chunks} chunks gathers the parameters {3 * chunks - 1} times a step, "
+        f"2 without chunks; a larger train.chunk_size or engine.zero_stage=2 sends less"
+    ]
 
 
 def build_loader(
@@ -255,6 +274,24 @@ def build_evaluators(config: RunConfig) -> list[Evaluator]:
     return evaluators
 
 
+def build_step(config: RunConfig, strategy: Strategy, addons: list[AddOn]) -> TrainStep:
+    """The step; with train.chunk_size=auto its chunk is measured on the first batch."""
+    t, e = config.train, config.engine
+    if t.chunk_size == "auto" and strategy.world.device.type != "cuda":
+        raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
+    half = torch.bfloat16 if t.precision in ("bf16", "pure_bf16") else None
+    return TrainStep(
+        strategy,
+        build_losses(config),
+        addons,
+        chunk_size=t.chunk_size,
+        text_chunk_size=t.text_chunk_size,
+        seed=config.run.seed,
+        max_log_logit_scale=math.log(config.optim.max_logit_scale),
+        tiling=Tiling(e.tile_size, e.loss_plan, e.gather_size, half),
+    )
+
+
 def set_threads(config: RunConfig, env: RankEnv) -> None:
     """CPU threads of this rank: its share of the node's cores, unless set."""
     share = max(1, len(os.sched_getaffinity(0)) // env.local_world_size)
@@ -305,14 +342,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     log.total_steps = total = total_steps_of(config, loader)
     strategy = build_strategy(config, model, world)
     o, t = config.optim, config.train
-    step = TrainStep(
-        strategy,
-        build_losses(config),
-        addons,
-        chunk_size=t.chunk_size,
-        seed=config.run.seed,
-        max_log_logit_scale=math.log(o.max_logit_scale),
-    )
+    step = build_step(config, strategy, addons)
     for addon in addons:
         addon.start(strategy)
     run = Run(
@@ -335,7 +365,7 @@ def build_run(config: RunConfig, world: World) -> Run:
         keep=config.checkpoint.keep,
         lock=lock,
     )
-    for text in [*([warning] if warning else []), *skipped]:
+    for text in [*([warning] if warning else []), *zero3_note(config, world), *skipped]:
         log.warn(text)
     _begin(run, config, newest)
     return run

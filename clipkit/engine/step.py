@@ -9,16 +9,18 @@ Shapes: b rows of this rank, B global batch, K chunks.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from clipkit.addons.base import AddOn
-from clipkit.contracts import Batch, Features, Named, Outputs, Pair
+from clipkit.contracts import Batch, Features, Named, Outputs, Pair, Tiling, text_keys
 from clipkit.data.order import batch_checksum
+from clipkit.engine.chunks import Chunk, chunk_seed, leaves_of, split, surrogate
 from clipkit.engine.strategy import Strategy
+from clipkit.errors import ConfigError
 
 
 @dataclass
@@ -52,10 +54,10 @@ class StepResult:
 
 @dataclass
 class _Cached:
-    """Outputs of pass 1: leaves over all chunks, and the last chunk with its graph."""
+    """Outputs of pass 1: leaves over all chunks, and the last chunk with its graph, if kept."""
 
     leaves: Outputs
-    last: Outputs
+    last: Outputs | None
 
 
 class TrainStep:
@@ -65,9 +67,12 @@ class TrainStep:
         strategy: Runs the model.
         losses: (loss, weight), run once per pair.
         addons: In order.
-        chunk_size: Samples encoded at once; None: the whole local batch.
+        chunk_size: Samples encoded at once; None: the whole local batch. "auto" is replaced by a
+            number before the first step.
+        text_chunk_size: Samples whose texts are encoded at once; None: as chunk_size.
         seed: Of the chunks' randomness.
         max_log_logit_scale: Clamp of the parameter logit_scale after the update.
+        tiling: How the losses walk through the pair matrix.
     """
 
     def __init__(
@@ -76,18 +81,26 @@ class TrainStep:
         losses: list[tuple[nn.Module, float]],
         addons: list[AddOn],
         *,
-        chunk_size: int | None = None,
+        chunk_size: int | Literal["auto"] | None = None,
+        text_chunk_size: int | None = None,
         seed: int = 0,
         max_log_logit_scale: float = 4.6051702,
+        tiling: Tiling | None = None,
     ) -> None:
         self.strategy, self.losses, self.addons = strategy, losses, addons
-        self.chunk_size, self.seed, self.max_log_logit_scale = chunk_size, seed, max_log_logit_scale
+        self.chunk_size, self.text_chunk_size = chunk_size, text_chunk_size
+        self.seed, self.max_log_logit_scale = seed, max_log_logit_scale
         self.world = strategy.world
+        self.tiling = (tiling or Tiling())._replace(
+            rank=self.world.rank, world_size=self.world.world_size, num_nodes=self.world.num_nodes
+        )
         self.teachers = {
             name: teacher.to(self.world.device).eval()
             for addon in addons
             for name, teacher in addon.frozen_models().items()
         }
+        if text_chunk_size is not None:
+            self._refuse_if_towers_must_meet()
         self.pairs = [Pair()]
         for addon in addons:
             self.pairs = addon.pairs(self.pairs)
@@ -95,7 +108,8 @@ class TrainStep:
     def __call__(self, batch: Batch, step: int, lr: float, *, stop: bool = False) -> StepResult:
         """Train on this rank's rows of global batch `step`; `stop`: all ranks stop after it."""
         batch = self._prepared(batch)
-        chunks = self._chunks(batch)
+        assert self.chunk_size != "auto"
+        chunks = split(batch, self.chunk_size, self.text_chunk_size)
         cached = self._encode(chunks, step)
         features = self._features(cached.leaves, batch)
         terms = self.loss_terms(features)
@@ -139,6 +153,23 @@ class TrainStep:
             terms.update(addon.loss_terms(features))
         return terms
 
+    def _refuse_if_towers_must_meet(self) -> None:
+        """Heads and teachers want both towers' outputs of a sample in one chunk."""
+
+        def brings(addon: AddOn, part: str) -> bool:
+            return getattr(type(addon), part) is not getattr(AddOn, part)
+
+        meeting = [
+            type(a).__name__
+            for a in self.addons
+            if brings(a, "heads") or brings(a, "frozen_models")
+        ]
+        if meeting:
+            raise ConfigError(
+                f"train.text_chunk_size: {meeting[0]} needs views and texts of a sample together; "
+                f"leave it unset"
+            )
+
     def _prepared(self, batch: Batch) -> Batch:
         """Batches wait on the host as uint8; add-ons that change them want them on the device."""
         changing = [a for a in self.addons if type(a).transform_batch is not AddOn.transform_batch]
@@ -148,39 +179,29 @@ class TrainStep:
             batch = addon.transform_batch(batch)
         return batch
 
-    def _chunks(self, batch: Batch) -> list[Batch]:
-        size = self.chunk_size or batch.num_samples
-        return [
-            batch.rows(i, min(i + size, batch.num_samples))
-            for i in range(0, batch.num_samples, size)
-        ]
-
     def _forward(self, chunk: Batch, step: int, number: int, count: int, *, last: bool) -> Outputs:
         chunk = chunk.to(self.world.device)
         torch.manual_seed(chunk_seed(self.seed, step, self.world.rank * count + number))
         return self.strategy.forward(chunk, last=last)
 
-    def _encode(self, chunks: list[Batch], step: int) -> _Cached:
-        """Pass 1: every chunk without gradient but the last; teachers beside it."""
+    def _encode(self, chunks: list[Chunk], step: int) -> _Cached:
+        """Pass 1: every chunk without gradient but the last, if that one may go first in pass 2."""
         outputs: list[Outputs] = []
+        kept = len(chunks) == 1 or self._cut_alike(chunks)
         for k, chunk in enumerate(chunks):
             final = k == len(chunks) - 1
-            with torch.set_grad_enabled(final):
-                out = self._forward(chunk, step, k, len(chunks), last=final and len(chunks) == 1)
-            chunks[k] = chunk._replace(known=out.frozen)
+            with torch.set_grad_enabled(final and kept):
+                out = self._forward(chunk.batch, step, k, len(chunks), last=len(chunks) == 1)
+            chunk.batch = chunk.batch._replace(known=out.frozen)
             if self.teachers:
-                out = self._with_teachers(out, chunk)
+                out = self._with_teachers(out, chunk.batch)
             outputs.append(out)
-        first = outputs[0]
-        leaves = Outputs(
-            {n: _leaf([o.embeddings[n] for o in outputs]) for n in first.embeddings},
-            first.logit_scale.detach().clone().requires_grad_(),
-            None
-            if first.logit_bias is None
-            else first.logit_bias.detach().clone().requires_grad_(),
-            {n: _leaf([o.per_sample[n] for o in outputs]) for n in first.per_sample},
-        )
-        return _Cached(leaves, outputs[-1])
+        return _Cached(leaves_of(outputs), outputs[-1] if kept else None)
+
+    @staticmethod
+    def _cut_alike(chunks: list[Chunk]) -> bool:
+        """Whether every chunk holds views and texts: any backward reaches all parameters."""
+        return all(c.images == c.texts for c in chunks)
 
     @torch.no_grad()
     def _with_teachers(self, out: Outputs, chunk: Batch) -> Outputs:
@@ -200,6 +221,8 @@ class TrainStep:
             batch.ids.to(device),
             self.world.rank,
             self.world.world_size,
+            {n: text_keys(t).to(device) for n, t in batch.texts.items()},
+            self.tiling,
         )
 
     def _agree(
@@ -241,46 +264,21 @@ class TrainStep:
             bool(stops),
         )
 
-    def _replay(self, chunks: list[Batch], cached: _Cached, step: int) -> None:
-        """Pass 2: the kept graph first, and the scalars with it; then every other chunk again."""
+    def _replay(self, chunks: list[Chunk], cached: _Cached, step: int) -> None:
+        """Pass 2: the kept graph first; then every other chunk again. The scalars go with the last
+        chunk."""
         count = len(chunks)
-        bounds = [0]
-        for chunk in chunks:
-            bounds.append(bounds[-1] + chunk.num_samples)
-        rows = slice(bounds[-2], bounds[-1])
-        self.strategy.backward(
-            _surrogate(cached.last, cached.leaves, rows, scalars=True), last=count == 1
-        )
-        cached.last = Outputs({}, cached.leaves.logit_scale)
-        for k in range(count - 1):
-            out = self._forward(chunks[k], step, k, count, last=k == count - 2)
-            rows = slice(bounds[k], bounds[k + 1])
-            self.strategy.backward(
-                _surrogate(out, cached.leaves, rows, scalars=False), last=k == count - 2
-            )
+        again = count if cached.last is None else count - 1
+        if cached.last is not None:
+            out, cached.last = cached.last, None
+            self._backward(out, cached, chunks[-1], scalars=True, last=count == 1)
+            del out
+        for k in range(again):
+            last = k == again - 1
+            out = self._forward(chunks[k].batch, step, k, count, last=last)
+            self._backward(out, cached, chunks[k], scalars=last and again == count, last=last)
 
-
-def chunk_seed(seed: int, step: int, chunk: int) -> int:
-    """Seed of a chunk's randomness; `chunk` counts over all ranks, so every chunk has its own."""
-    key = f"{seed}/{step}/{chunk}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-
-
-def _leaf(parts: list[Tensor]) -> Tensor:
-    return torch.cat([p.detach() for p in parts]).requires_grad_(parts[0].is_floating_point())
-
-
-def _surrogate(out: Outputs, leaves: Outputs, rows: slice, *, scalars: bool) -> Tensor:
-    """sum of output * cached gradient: its gradient is the loss's, for this chunk."""
-    total = torch.zeros_like(out.logit_scale)
-    for value, leaf in ((out.logit_scale, leaves.logit_scale), (out.logit_bias, leaves.logit_bias)):
-        if (
-            value is not None and leaf is not None
-        ):  # times zero: DDP waits for a gradient of every parameter
-            total = total + value * (leaf.grad if scalars and leaf.grad is not None else 0.0)
-    for own, cached in ((out.embeddings, leaves.embeddings), (out.per_sample, leaves.per_sample)):
-        for name, value in own.items():
-            grad = cached[name].grad
-            if grad is not None and value.requires_grad:
-                total = total + (value * grad[rows]).sum()
-    return total
+    def _backward(
+        self, out: Outputs, cached: _Cached, chunk: Chunk, *, scalars: bool, last: bool
+    ) -> None:
+        self.strategy.backward(surrogate(out, cached.leaves, chunk, scalars=scalars), last=last)

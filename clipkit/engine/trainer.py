@@ -11,9 +11,11 @@ from typing import Any
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.write import write_checkpoint
+from clipkit.contracts import Batch
 from clipkit.data.loader import IndexedLoader
 from clipkit.data.streaming import StreamingLoader
 from clipkit.dist.group import World
+from clipkit.engine.chunk_size import measured_chunk
 from clipkit.engine.log import RunLog
 from clipkit.engine.preemption import StopSignal
 from clipkit.engine.snapshot import addon_scalars, restore, slices
@@ -59,6 +61,7 @@ def fit(run: Run) -> str:
     with StopSignal() as signals, run.log.live(run.step):
         while run.step < run.total_steps:
             batch = next(batches)
+            settle_chunk_size(run, batch)
             result = run.train_step(batch, run.step, run.schedule(run.step), stop=signals.received)
             run.step += 1
             done = run.step == run.total_steps
@@ -79,6 +82,14 @@ def fit(run: Run) -> str:
     if run.loader.bad.total:
         run.log.warn(f"this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
     return "done"
+
+
+def settle_chunk_size(run: Run, batch: Batch) -> None:
+    """train.chunk_size=auto: measure once, on the first batch; a resumed run keeps its number."""
+    step = run.train_step
+    if step.chunk_size == "auto":
+        step.chunk_size = measured_chunk(run.strategy, batch, run.world)
+        run.log.say(f"train.chunk_size=auto: {step.chunk_size} of {batch.num_samples} samples fit")
 
 
 def due(every: int, step: int) -> bool:
@@ -146,6 +157,7 @@ def save(run: Run) -> Path:
         "optimizer_steps": run.strategy.optimizer_steps(),
         "loader": {**run.loader.state_dict(), "step": run.step},
         "addons": addon_scalars(run.addons),
+        "chunk_size": run.train_step.chunk_size,
         "results": run.results,
     }
     return write_checkpoint(
@@ -164,4 +176,6 @@ def resume(run: Run, folder: Path) -> None:
     reader = restore(folder, run.strategy, run.addons)
     run.loader.load_state_dict(reader.state["loader"])
     run.step = int(reader.state["step"])
+    if run.train_step.chunk_size == "auto":
+        run.train_step.chunk_size = reader.state.get("chunk_size") or "auto"
     run.results = reader.state.get("results", {})

@@ -24,9 +24,7 @@ class DCLLoss(nn.Module):
         mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
 
-    def __init__(
-        self, *, weight_sigma: float | None = None, mask_duplicates: bool = False
-    ) -> None:
+    def __init__(self, *, weight_sigma: float | None = None, mask_duplicates: bool = False) -> None:
         super().__init__()
         self.weight_sigma, self.mask_duplicates = weight_sigma, mask_duplicates
 

@@ -37,7 +37,9 @@ class InfoNCELoss(nn.Module):
         return {"contrastive": loss.to(features.logit_scale.dtype)}
 
     @staticmethod
-    def of_negatives(found: Negatives, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
+    def of_negatives(
+        found: Negatives, logit_scale: Tensor, logit_bias: Tensor | None = None
+    ) -> Tensor:
         """Cross entropy is softplus(log-sum-exp of the negatives - positive logit)."""
         positive = logit_scale * found.cosine  # (b,)
         by_image, by_text = found.rows[0] - positive, found.columns[0] - positive

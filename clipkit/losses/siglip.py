@@ -32,7 +32,9 @@ class SigLIPLoss(nn.Module):
         return {"contrastive": loss.to(features.logit_scale.dtype)}
 
     @staticmethod
-    def of_negatives(found: Negatives, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
+    def of_negatives(
+        found: Negatives, logit_scale: Tensor, logit_bias: Tensor | None = None
+    ) -> Tensor:
         """softplus(logit) of every negative and softplus(-logit) of the positive."""
         positive = logit_scale * found.cosine  # (b,)
         if logit_bias is not None:

@@ -37,7 +37,7 @@ class Channel:
 
     Attributes:
         multiplier: The exponent is multiplier * logit.
-        boost: Each negative counts exp(boost * cosine) times, a weight that backward holds constant.
+        boost: Each negative counts exp(boost * cosine) times; backward holds that constant.
     """
 
     multiplier: float = 1.0
@@ -365,10 +365,12 @@ def add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
         out += torch.mm(grad.to(x.dtype), x, out_dtype=out.dtype)
 
 
-def row_dots(x: Tensor, y: Tensor, rows: int = 1024) -> Tensor:
+def row_dots(x: Tensor, y: Tensor, rows: int = 128) -> Tensor:
     """(R,) float64 dot products of matching rows, without a temporary of their size."""
-    parts = [(x[i].double() * y[i].double()).sum(1) for i in _slices(len(x), rows)]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=x.device)
+    out = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for i in _slices(len(x), rows):
+        torch.sum(x[i].double() * y[i].double(), 1, out=out[i])
+    return out
 
 
 def add_scaled_rows(out: Tensor, factors: Tensor, x: Tensor, rows: int = 1024) -> None:
@@ -392,7 +394,7 @@ def _l2_bytes() -> int:
 
 
 def tile_shape(device: torch.device, tile_size: int | None) -> tuple[int, int]:
-    """(rows, columns) of a tile: one that stays in a core's cache, or a share of free GPU memory."""
+    """(rows, columns) of a tile: what stays in a core's cache, or a share of free GPU memory."""
     if tile_size is not None:
         return tile_size, tile_size
     if device.type == "cuda":

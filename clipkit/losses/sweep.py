@@ -149,7 +149,7 @@ class Sweep:
         return FeatureGrads(d_image, d_sides[0], d_scale, bias, d_sides[1:])
 
     def _coefficients(self, grads: Tensor, values: Tensor) -> list[Tensor]:
-        """Per channel, what multiplies d u / d cosine of a tile, from gradients of finished sums."""
+        """Per channel, what multiplies d u / d cosine of a tile: from gradients of the sums."""
         found = []
         for link, channel, grad, value in zip(self._links, self.channels, grads, values):
             weighted = grad * (channel.multiplier * self.scale)
@@ -183,9 +183,7 @@ class Sweep:
     def _over_ranks(self, sums: Sums) -> tuple[Sums, Tensor]:
         """Add the column sums of all ranks, keep this rank's columns; one collective."""
         t = self.tiling
-        lost = torch.stack(
-            [k.lost(s, sums.num_rows) for k, s in zip(self._links, sums.rows)]
-        ).any()
+        lost = torch.stack([k.lost(s, sums.num_rows) for k, s in zip(self._links, sums.rows)]).any()
         if sums.columns is None or sums.num_columns is None:
             return sums, lost
         online = isinstance(self._links[0], OnlineSoftmax)
@@ -216,7 +214,7 @@ class Sweep:
         d_image: Tensor,
         total: Tensor | None,
     ) -> list[Tensor]:
-        """Own rows against all columns; the columns' gradients are added over ranks and scattered."""
+        """Own rows against all columns; column gradients are added over ranks and scattered."""
         t = self.tiling
         all_columns = self._gather_coefficients(by_column)
         d_sides = []
@@ -228,9 +226,7 @@ class Sweep:
                 )
                 coefficients = self._block_coefficients(all_columns, block, number)
                 into = Gradients(d_image, part, total)
-                add_gradients(
-                    block.strip, self._exponents, self._links, by_row, coefficients, into
-                )
+                add_gradients(block.strip, self._exponents, self._links, by_row, coefficients, into)
                 scattered = collectives.reduce_scatter(part, t.world_size, t.rank)  # (n, D)
                 if own is None and block.high - block.low == len(side.rows):
                     own = scattered
@@ -255,9 +251,7 @@ class Sweep:
             for block in self._blocks(number):
                 coefficients = self._block_coefficients(all_columns, block, number)
                 into = Gradients(d_image, None, total)
-                add_gradients(
-                    block.strip, self._exponents, self._links, by_row, coefficients, into
-                )
+                add_gradients(block.strip, self._exponents, self._links, by_row, coefficients, into)
         sides = [self.text, *self.extra]
         d_sides = [torch.zeros_like(s.rows, dtype=d_image.dtype) for s in sides]
         for low, high, gathered in self._chunks(-1, self.image):
@@ -370,4 +364,3 @@ class Sweep:
         if rows.dtype == torch.float32 and self.tiling.product_dtype is not None:
             return self.tiling.product_dtype
         return rows.dtype
-

@@ -26,7 +26,14 @@ from clipkit.contracts import Features, Pair, Tiling
 from clipkit.losses.strip import Channel, Sums, keeps_products, softplus
 from clipkit.losses.sweep import Side, Sweep
 
-__all__ = ["Channel", "LossAndGrads", "Negatives", "loss_and_feature_grads", "negatives", "softplus"]
+__all__ = [
+    "Channel",
+    "LossAndGrads",
+    "Negatives",
+    "loss_and_feature_grads",
+    "negatives",
+    "softplus",
+]
 
 
 class Negatives(NamedTuple):
@@ -126,7 +133,7 @@ def negatives(
     sigmoid: bool = False,
     mask_duplicates: bool = False,
 ) -> Negatives:
-    """Sums over the negatives of this rank's images and texts; backward reaches all ranks' features.
+    """Sums over the negatives of this rank's images and texts; backward reaches all ranks.
 
     Negatives of an image are the texts of the other samples and every valid entry of the pair's
     columns; those of a text are the other images.
@@ -136,7 +143,7 @@ def negatives(
         pair: Which embeddings meet.
         channels: One sum for each.
         sigmoid: Sum softplus(logit) instead of exp(logit); of images only.
-        mask_duplicates: Samples with the same id or the same caption are no negatives of each other.
+        mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
     image, text = features.local(pair.image), features.local(pair.text)  # (b, 1, D)
     keys: dict[str, Tensor] = {}
@@ -158,9 +165,7 @@ def negatives(
         sigmoid=sigmoid,
         tiling=features.tiling._replace(rank=_rank_of(features), world_size=features.world_size),
     )
-    return Negatives(
-        *_Negatives.apply(problem, image, text, features.logit_scale, bias, *columns)
-    )
+    return Negatives(*_Negatives.apply(problem, image, text, features.logit_scale, bias, *columns))
 
 
 def _rank_of(features: Features) -> int:
@@ -221,7 +226,8 @@ def loss_and_feature_grads(
         sums = [t.detach().requires_grad_() for t in found[:3]]
         scale = logit_scale.detach().clone().requires_grad_()
         bias = None if logit_bias is None else logit_bias.detach().clone().requires_grad_()
-        loss = loss_of(Negatives(*sums, *found[3:]), scale, bias)
+        leaves = Negatives(sums[0], sums[1], sums[2], found.num_rows, found.num_columns)
+        loss = loss_of(leaves, scale, bias)
         loss.backward()
     with torch.no_grad():
         upstream = [torch.zeros_like(t) if t.grad is None else t.grad for t in sums]
@@ -232,5 +238,10 @@ def loss_and_feature_grads(
         if bias is not None and bias.grad is not None:
             d_bias = bias.grad if d_bias is None else d_bias.to(bias.dtype) + bias.grad
     return LossAndGrads(
-        loss.detach(), d_image, d_text, d_scale, d_bias, tuple(c for c in d_columns if c is not None)
+        loss.detach(),
+        d_image,
+        d_text,
+        d_scale,
+        d_bias,
+        tuple(c for c in d_columns if c is not None),
     )

@@ -52,7 +52,7 @@ def test_exponents_without_a_dot_are_numbers(path):
 def test_parts_are_completed_and_numbers_in_them_too(path):
     config = load_config(path, ["addons=[{kind: ema, decay: 1e-1}]", "loss.kind=siglip"])
     assert config.addons == ({"kind": "ema", "decay": 0.1},)
-    assert config.loss == ({"kind": "siglip", "weight": 1.0},)
+    assert config.loss == ({"kind": "siglip", "weight": 1.0, "mask_duplicates": False},)
 
 
 @pytest.mark.parametrize(

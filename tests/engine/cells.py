@@ -110,9 +110,8 @@ def record_gradients(strategy: Strategy) -> dict[str, Tensor]:
     return seen
 
 
-def _gather_without_reduce(ctx: Any, grad: Tensor) -> Tensor:
-    start = torch.distributed.get_rank() * ctx.rows
-    return grad[start : start + ctx.rows] * torch.distributed.get_world_size()
+def _scatter_without_sum(x: Tensor, world_size: int, rank: int) -> Tensor:
+    return x.chunk(world_size)[rank] * world_size
 
 
 @contextlib.contextmanager
@@ -125,9 +124,8 @@ def seeded_fault(kind: str) -> Iterator[None]:
         "rank_offset": mock.patch.object(
             Features, "rows", property(lambda f: slice(0, f.num_rows))
         ),
-        "gather_reduce": mock.patch.object(
-            collectives._GatherRows, "backward", staticmethod(_gather_without_reduce)
-        ),
+        "scatter_reduce": mock.patch.object(collectives, "reduce_scatter", _scatter_without_sum),
+        "column_reduce": mock.patch.object(collectives, "all_reduce", lambda x, _: x),
     }
     with faults[kind]:
         yield

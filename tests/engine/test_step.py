@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipkit.engine.step import chunk_seed
+from clipkit.engine.chunks import chunk_seed
 from tests.engine.cells import GLOBAL_BATCH, Cell, model_for, train_cell
 from tests.tiny_model import tiny_batch
 
@@ -132,8 +132,9 @@ def test_bf16_points_the_same_way(strategy, ranks) -> None:  # type: ignore[no-u
         Cell("infonce", 2, 4, 2, True, fault="replay_seed"),
         Cell("infonce", 2, 1, "torch", fault="rank_offset"),
         Cell("siglip", 2, 4, 1, fault="rank_offset"),
-        Cell("infonce", 2, 1, 1, fault="gather_reduce"),
-        Cell("siglip", 2, 4, "torch", fault="gather_reduce"),
+        Cell("infonce", 2, 1, 1, fault="scatter_reduce"),
+        Cell("siglip", 2, 4, "torch", fault="scatter_reduce"),
+        Cell("infonce", 2, 4, 1, fault="column_reduce"),
     ],
     ids=str,
 )

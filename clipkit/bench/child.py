@@ -1,0 +1,23 @@
+"""The measured process: one task as JSON in, one answer as JSON out."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+
+def main() -> None:
+    """Entry point of `python -m clipkit.bench.child`."""
+    task = json.loads(sys.argv[1])
+    torch.set_num_threads(task["threads"])
+    if task["what"].startswith("loss"):
+        from clipkit.bench import loss as room
+    else:
+        from clipkit.bench import step as room  # type: ignore[no-redef]
+    print(json.dumps(room.TASKS[task["what"]](task)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`clipkit bench loss|step`: time and memory beside the peers, measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipkit.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, help="Measure clipkit beside its peers.")
+
+_LOSS_COLUMNS = [
+    "impl", "batch", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_naive",
+    "wall_ratio_to_naive", "ns_per_pair",
+]  # fmt: skip
+_STEP_COLUMNS = [
+    "case", "impl", "batch", "chunks", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_plain",
+    "cpu_ratio_to_naive_loss", "cpu_ratio_to_open_clip_accumulation",
+]  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, no table.")]
+Out = Annotated[
+    Path, typer.Option(help="Folder for <bench>.jsonl, <bench>.md and the plot loss.png.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+@app.command("loss")
+def loss(
+    sizes: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1024,4096,16384",
+    dim: Annotated[int, typer.Option(min=1, help="Embedding dimension.")] = 512,
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16 (autocast).")] = "fp32",
+    scale: Annotated[float, typer.Option(help="logit_scale.")] = 14.3,
+    as_json: Json = False,
+    out: Out = Path("runs/bench"),
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Forward and backward of the contrastive loss: naive, open_clip, checkpointed, tiled."""
+    try:
+        numbers = [int(s) for s in sizes.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(f"--sizes '{sizes}': give whole numbers, e.g. --sizes 1024,4096")
+    if dtype not in ("fp32", "bf16"):
+        raise ConfigError(f"--dtype '{dtype}': choose fp32 or bf16")
+    from clipkit.bench import loss as bench
+
+    base = {**_base(threads, device), "dim": dim, "dtype": dtype, "scale": scale}
+    found = _collect("loss", bench.rows(numbers, base), base, as_json, out, _LOSS_COLUMNS)
+    from clipkit.bench.report import plot
+
+    plot(found, out / "loss.png")
+
+
+@app.command("step")
+def step(
+    as_json: Json = False,
+    out: Out = Path("runs/bench"),
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """A training step: plain, gradient-cached, open_clip's accumulation."""
+    from clipkit.bench import step as bench
+
+    base = _base(threads, device)
+    _collect("step", bench.rows(base), base, as_json, out, _STEP_COLUMNS)
+
+
+def _base(threads: int | None, device: str) -> dict[str, Any]:
+    import os
+
+    import torch
+
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"--device '{device}': choose cpu, or cuda where there is a GPU")
+    return {"threads": threads or len(os.sched_getaffinity(0)), "device": device}
+
+
+def _collect(
+    name: str,
+    rows: Iterator[dict[str, Any]],
+    base: dict[str, Any],
+    as_json: bool,
+    out: Path,
+    columns: list[str],
+) -> list[dict[str, Any]]:
+    """Print rows as they come, or a table at the end; write both to `out`."""
+    from rich.console import Console
+
+    from clipkit.bench.measure import machine
+    from clipkit.bench.report import json_line, markdown, table_of
+    from clipkit.checkpoint.files import write_text
+
+    facts, found = machine(base["threads"], base["device"]), []
+    out.mkdir(parents=True, exist_ok=True)
+    with Console(stderr=True).status(f"bench {name}") as status:
+        for row in rows:
+            found.append({**row, "device": base["device"], **facts})
+            status.update(f"bench {name}: {row['impl']} at {row['batch']} done")
+            if as_json:
+                print(json_line(found[-1]), flush=True)
+    write_text(out / f"{name}.jsonl", "".join(json_line(r) + "\n" for r in found))
+    write_text(out / f"{name}.md", markdown(found, columns))
+    if not as_json:
+        Console().print(table_of(found, columns, f"clipkit bench {name}, {facts['machine']}"))
+    return found
