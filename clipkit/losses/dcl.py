@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.contracts import Features, Pair
+from clipkit.errors import ConfigError
 from clipkit.losses.tiled import negatives
 
 
@@ -26,6 +27,8 @@ class DCLLoss(nn.Module):
 
     def __init__(self, *, weight_sigma: float | None = None, mask_duplicates: bool = False) -> None:
         super().__init__()
+        if weight_sigma is not None and weight_sigma <= 0:
+            raise ConfigError(f"loss.weight_sigma={weight_sigma}: choose a value > 0, or null")
         self.weight_sigma, self.mask_duplicates = weight_sigma, mask_duplicates
 
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.contracts import Features, Pair
+from clipkit.errors import ConfigError
 from clipkit.losses.tiled import Channel, negatives, softplus
 
 
@@ -22,7 +23,7 @@ class HCLLoss(nn.Module):
     beta = 0 with tau_plus = 0 is InfoNCE.
 
     Args:
-        beta: Concentration on hard negatives.
+        beta: Concentration on hard negatives, >= 0.
         tau_plus: Assumed share of positives among the negatives, 0 <= tau_plus < 1.
         mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
@@ -31,6 +32,10 @@ class HCLLoss(nn.Module):
         self, *, beta: float = 1.0, tau_plus: float = 0.1, mask_duplicates: bool = False
     ) -> None:
         super().__init__()
+        if beta < 0:
+            raise ConfigError(f"loss.beta={beta}: choose a value >= 0")
+        if not 0 <= tau_plus < 1:
+            raise ConfigError(f"loss.tau_plus={tau_plus}: choose 0 <= value < 1")
         self.beta, self.tau_plus, self.mask_duplicates = beta, tau_plus, mask_duplicates
 
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:

@@ -8,9 +8,11 @@ Shapes: b rows of this rank, B global batch, M extra texts per sample, D embed d
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from clipkit.contracts import Features, Pair
+from clipkit.errors import ConfigError
 from clipkit.losses.tiled import Negatives, negatives, softplus
 
 
@@ -20,12 +22,15 @@ class InfoNCELoss(nn.Module):
     Use it when: in doubt; it is the reference. See also: SigLIPLoss, which needs no global softmax.
 
     Args:
-        label_smoothing: Share of the target spread evenly over all texts (images) of a row.
+        label_smoothing: Share of the target spread evenly over all texts (images) of a row,
+            duplicates included; 0 <= label_smoothing < 1.
         mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
 
     def __init__(self, *, label_smoothing: float = 0.0, mask_duplicates: bool = False) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"loss.label_smoothing={label_smoothing}: choose 0 <= value < 1")
         self.label_smoothing, self.mask_duplicates = label_smoothing, mask_duplicates
 
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:
@@ -33,7 +38,8 @@ class InfoNCELoss(nn.Module):
         found = negatives(features, pair, mask_duplicates=self.mask_duplicates)
         loss = self.of_negatives(found, features.logit_scale)
         if self.label_smoothing:
-            loss = loss + self.label_smoothing * self._smoothing(features, pair, found)
+            with torch.autocast(found.cosine.device.type, enabled=False):  # logits are not rounded
+                loss = loss + self.label_smoothing * self._smoothing(features, pair, found)
         return {"contrastive": loss.to(features.logit_scale.dtype)}
 
     @staticmethod

@@ -41,6 +41,7 @@ class Cell:
     precision: str = "fp32"
     fault: str = ""
     steps: int = 1
+    batch: int = GLOBAL_BATCH
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class Cell:
     @property
     def local_batch(self) -> int:
         """Samples per rank."""
-        return GLOBAL_BATCH // self.ranks
+        return self.batch // self.ranks
 
 
 def model_for(cell: Cell, dtype: torch.dtype = torch.float32) -> DualEncoder:
@@ -145,7 +146,7 @@ def train_cell(world: World, cell: Cell) -> dict[str, Any]:
     results = []
     with seeded_fault(cell.fault):
         for number in range(cell.steps):
-            batch = tiny_batch(GLOBAL_BATCH, seed=1 + number).rows(first, first + cell.local_batch)
+            batch = tiny_batch(cell.batch, seed=1 + number).rows(first, first + cell.local_batch)
             results.append(step(batch, number, 1e-3))
     close(strategy)
     return {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipkit.engine.chunks import chunk_seed
-from tests.engine.cells import GLOBAL_BATCH, Cell, model_for, train_cell
+from tests.engine.cells import Cell, model_for, train_cell
 from tests.tiny_model import tiny_batch
 
 STRATEGIES = ["torch", 0, 1, 2, 3]
@@ -22,6 +22,10 @@ FULL = [
     for loss, n, k, strategy, dropout in itertools.product(
         ["infonce", "siglip"], [1, 2], [1, 4], STRATEGIES, [False, True]
     )
+]
+WIDE = [
+    Cell("infonce", n, k, stage, batch=32)
+    for n, k, stage in itertools.product([1, 2, 4], [1, 2, 8], [0, 1, 2, 3])
 ]
 # every pair of values of two axes occurs in one of these
 PAIRWISE = [
@@ -48,9 +52,9 @@ def reference_gradients(cell: Cell) -> tuple[float, dict[str, Tensor]]:
     """
     model = model_for(cell, torch.float32 if cell.dropout else torch.float64)
     model.autocast = None
-    batch = tiny_batch(GLOBAL_BATCH)
+    batch = tiny_batch(cell.batch)
     pieces = cell.ranks * cell.chunks if cell.dropout else 1
-    size = GLOBAL_BATCH // pieces
+    size = cell.batch // pieces
     outputs = []
     for c in range(pieces):
         torch.manual_seed(chunk_seed(0, 0, c))
@@ -98,7 +102,7 @@ def test_gradients_equal_the_big_batch(cell: Cell, ranks) -> None:  # type: igno
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", FULL, ids=str)
+@pytest.mark.parametrize("cell", FULL + WIDE, ids=str)
 def test_gradients_equal_the_big_batch_everywhere(cell: Cell, ranks) -> None:  # type: ignore[no-untyped-def]
     check_exact(cell, ranks)
 

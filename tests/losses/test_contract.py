@@ -10,6 +10,7 @@ import torch
 from clipkit.config.parts import build_part, list_kinds, read_part
 from clipkit.contracts import Features, Pair
 from clipkit.dist.group import World
+from clipkit.errors import ConfigError
 from tests.engine.cells import Cell, train_cell
 from tests.losses.cells import features_of, global_tensors, run_loss
 
@@ -113,3 +114,17 @@ def test_a_batch_of_one(kind: str) -> None:
     value = sum(build_part("losses", {"kind": kind})(features, Pair()).values())
     value.backward()
     assert torch.isfinite(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        ("infonce", "label_smoothing", 1.0),
+        ("hcl", "beta", -1.0),
+        ("hcl", "tau_plus", 1.0),
+        ("dcl", "weight_sigma", 0.0),
+    ],
+)
+def test_impossible_settings_are_refused(kind: str, setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"loss.{setting}={value}"):
+        build_part("losses", {"kind": kind, setting: value})
