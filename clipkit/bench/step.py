@@ -30,7 +30,7 @@ from clipkit.optim.adamw import build_adamw
 from clipkit.towers.build import build_towers
 from clipkit.towers.dual import DualEncoder
 
-_CONTEXT, _VOCABULARY, _IMAGE = 16, 1000, 32
+_CONTEXT, _VOCABULARY, _IMAGE = 8, 1000, 32
 _ADAMW: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
 
 
@@ -45,6 +45,7 @@ class Case:
     text: tuple[int, int]
     impls: tuple[str, ...]
     repeats: int
+    patch_size: int = 8
     embed_dim: int = 512
 
 
@@ -54,10 +55,11 @@ CASES = (
         "large batch",
         8192,
         8,
-        (128, 2),
-        (128, 2),
+        (128, 1),
+        (128, 1),
         ("naive loss", "plain", "cached", "open_clip plain", "open_clip accumulation"),
         3,
+        patch_size=16,
     ),
 )
 
@@ -69,7 +71,7 @@ def model_config(case: Case) -> dict[str, Any]:
         "embed_dim": case.embed_dim,
         "vision_cfg": {
             "image_size": _IMAGE,
-            "patch_size": 8,
+            "patch_size": case.patch_size,
             "width": image_width,
             "layers": image_layers,
             "head_width": 64,
