@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What an engineer runs in between: format | lint | types | test | check.
+# What an engineer runs in between: format | lint | types | test | check | bench.
 set -euo pipefail
 EXTRAS="${EXTRAS:-dev}"
 # shellcheck source=launch/environment.sh
@@ -25,8 +25,9 @@ case "${1:-}" in
     bash launch/dev.sh types
     exec bash launch/test.sh
     ;;
+  bench) exec "$BIN/clipkit" bench "${@:2}" ;;
   *)
-    echo "usage: launch/dev.sh format|lint|types|test|check" >&2
+    echo "usage: launch/dev.sh format|lint|types|test|check|bench" >&2
     exit 2
     ;;
 esac

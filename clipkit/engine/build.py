@@ -277,8 +277,6 @@ def build_evaluators(config: RunConfig) -> list[Evaluator]:
 def build_step(config: RunConfig, strategy: Strategy, addons: list[AddOn]) -> TrainStep:
     """The step; with train.chunk_size=auto its chunk is measured on the first batch."""
     t, e = config.train, config.engine
-    if t.chunk_size == "auto" and strategy.world.device.type != "cuda":
-        raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
     half = torch.bfloat16 if t.precision in ("bf16", "pure_bf16") else None
     return TrainStep(
         strategy,
@@ -328,6 +326,8 @@ def build_run(config: RunConfig, world: World) -> Run:
     Raises:
         ClipkitError: The config does not fit the model, the data or the checkpoint.
     """
+    if config.train.chunk_size == "auto" and world.device.type != "cuda":
+        raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
     folder = run_folder(config)
     newest, skipped = pick_checkpoint(folder, world) if config.run.resume == "auto" else (None, [])
     addons = build_addons(config)

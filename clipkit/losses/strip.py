@@ -354,7 +354,7 @@ def scaled_product(x: Tensor, y: Tensor, alpha: float, out: Tensor) -> Tensor:
     """alpha * x @ y.T, never rounded below float32."""
     if x.dtype == out.dtype:
         return out.addmm_(x, y.T, beta=0, alpha=alpha)
-    return torch.mm(x, y.T, out_dtype=out.dtype).mul_(alpha)  # half precision: CUDA only
+    return _mixed_product(x, y.T, out.dtype).mul_(alpha)
 
 
 def add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
@@ -362,7 +362,12 @@ def add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
     if x.dtype == out.dtype:
         out.addmm_(grad, x)
     else:
-        out += torch.mm(grad.to(x.dtype), x, out_dtype=out.dtype)
+        out += _mixed_product(grad.to(x.dtype), x, out.dtype)
+
+
+def _mixed_product(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """Half precision in, float32 out; CUDA only."""
+    return torch.mm(x, y, out_dtype=out_dtype)
 
 
 def row_dots(x: Tensor, y: Tensor, rows: int = 128) -> Tensor:

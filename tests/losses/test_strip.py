@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipkit.contracts import Tiling
 from clipkit.losses import strip
+from clipkit.losses.infonce import InfoNCELoss
 from clipkit.losses.strip import Channel, Exponents, OnlineSoftmax, Sigmoid, Softmax, Strip, Sums
+from clipkit.losses.sweep import Sweep
+from clipkit.losses.tiled import loss_and_feature_grads
 
 CPU = torch.device("cpu")
 
@@ -149,3 +153,25 @@ def test_sums_out_of_range_are_lost_where_there_are_negatives() -> None:
     lost = [[1.0, 1e-26, 1.0, 0.0], [1.0, torch.inf, 1.0, 0.0], [1.0, torch.nan, 1.0, 0.0]]
     assert all(link.lost(torch.tensor(s, dtype=torch.float64), counts) for s in lost)
     assert not link.lost(torch.tensor([1.0, 1e-24, 1e30, 0.0], dtype=torch.float64), counts)
+
+
+def test_half_precision_products_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's branch: features read as bf16, every sum and exponent in float32."""
+
+    def multiply(x: torch.Tensor, y: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        assert x.dtype == y.dtype == torch.bfloat16
+        return x.to(out_dtype) @ y.to(out_dtype)
+
+    torch.manual_seed(0)
+    rows = [torch.nn.functional.normalize(torch.randn(37, 8), dim=1) for _ in range(2)]
+    rounded = [r.bfloat16().float() for r in rows]
+    scale, tiling = torch.tensor(20.0), Tiling(tile_size=10)
+    wanted = loss_and_feature_grads(*rounded, scale, InfoNCELoss.of_negatives, tiling=tiling)
+    monkeypatch.setattr(Sweep, "_product_dtype", lambda self, x: torch.bfloat16)
+    monkeypatch.setattr(strip, "_mixed_product", multiply)
+    found = loss_and_feature_grads(*rows, scale, InfoNCELoss.of_negatives, tiling=tiling)
+    assert found.image.dtype == torch.float32
+    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-5, atol=0)
+    for a, b in zip(found[1:4], wanted[1:4]):
+        # the gradient tile itself is rounded to bf16 before its product
+        assert float((a - b).norm() / b.norm()) < 5e-3

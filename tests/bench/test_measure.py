@@ -1,0 +1,28 @@
+"""A process is measured from outside its own libraries' start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipkit.bench.measure import extra_mb, in_fresh_process, timed
+from clipkit.errors import ClipkitError
+
+
+def test_extra_memory_is_the_peak_over_the_start() -> None:
+    def peak_of_40_mb() -> None:
+        torch.ones(10_000_000)  # freed again
+
+    assert 35 < extra_mb(peak_of_40_mb) < 60
+    assert extra_mb(lambda: None) < 5
+
+
+def test_time_of_all_threads() -> None:
+    usage = timed(lambda: sum(range(3_000_000)))
+    assert 0 < usage.cpu_s and 0 < usage.wall_s
+
+
+def test_a_failing_process_is_one_error() -> None:
+    task = {"what": "loss_memory", "impl": "nothing", "threads": 1, "device": "cpu"}
+    with pytest.raises(ClipkitError, match="bench loss_memory nothing"):
+        in_fresh_process(task)
