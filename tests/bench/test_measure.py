@@ -19,7 +19,13 @@ def test_extra_memory_is_the_peak_over_the_start() -> None:
 
 def test_time_of_all_threads() -> None:
     usage = timed(lambda: sum(range(3_000_000)))
-    assert 0 < usage.cpu_s and 0 < usage.wall_s
+    assert usage.cpu_s > 0 and usage.wall_s > 0
+
+
+def test_a_fresh_process_answers() -> None:
+    task = {"what": "loss_memory", "impl": "tiled", "batch": 64, "threads": 1, "device": "cpu"}
+    found = in_fresh_process({**task, "dim": 8, "dtype": "fp32", "scale": 10.0})
+    assert found.keys() == {"extra_mb", "cpu_s", "wall_s"}
 
 
 def test_a_failing_process_is_one_error() -> None:

@@ -1,4 +1,4 @@
-"""The compared steps train: every implementation moves weights, accumulation as its library does."""
+"""The compared steps train: each implementation runs, accumulation as its library does."""
 
 from __future__ import annotations
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from clipkit.bench import loss as bench
 from clipkit.cli.bench import app
 from clipkit.errors import ConfigError
 
 
-def test_loss(tmp_path: Path) -> None:
+def test_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "in_fresh_process", lambda task: bench.TASKS[task["what"]](task))
     arguments = ["loss", "--sizes", "32,64", "--dim", "16", "--json", "--threads", "1"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
