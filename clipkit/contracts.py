@@ -196,6 +196,10 @@ class Features:
         """Sum over ranks; backward adds over ranks."""
         return sum_over_ranks(x, self.world_size)
 
+    def release(self) -> None:
+        """Forget what was gathered, and the graph that hangs on it."""
+        self._gathered.clear()
+
     def _gather(self, key: str, x: Tensor) -> Tensor:
         if key not in self._gathered:
             self._gathered[key] = gather_rows(x, self.world_size)

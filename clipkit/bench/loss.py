@@ -154,6 +154,7 @@ def rows(sizes: list[int], base: dict[str, Any]) -> Iterator[dict[str, Any]]:
             times = {i: [(memory[i]["cpu_s"], memory[i]["wall_s"])] for i in able}
         for impl, reason in reasons.items():
             row = {"bench": "loss", "impl": impl, "batch": batch, "dim": base["dim"]}
+            row |= {"dtype": base["dtype"], "scale": base["scale"]}
             if reason is not None:
                 yield {**row, "skipped": reason, "cpu_s": None, "wall_s": None, "extra_mb": None}
                 continue

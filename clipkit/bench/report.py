@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
 Row = dict[str, Any]
+_SHORT = {
+    "extra_mb": "MB",
+    "cpu_s": "CPU s",
+    "wall_s": "wall s",
+    "ns_per_pair": "wall ns/pair",
+    "cpu_ratio_to_naive": "CPU/naive",
+    "wall_ratio_to_naive": "wall/naive",
+    "cpu_ratio_to_plain": "CPU/plain",
+    "cpu_ratio_to_naive_loss": "CPU/naive loss",
+    "cpu_ratio_to_open_clip_accumulation": "CPU/open_clip accumulation",
+}
 
 
 def json_line(row: Row) -> str:
@@ -27,8 +38,9 @@ def table_of(rows: list[Row], columns: list[str], title: str) -> Table:
     """A rich table; a skipped row shows why."""
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("impl", "case") else "right")
-    table.add_column("")
+        side: Literal["left", "right"] = "left" if name in ("impl", "case") else "right"
+        table.add_column(_SHORT.get(name, name), justify=side)
+    table.add_column("note")
     for row in rows:
         note = f"skipped: {row['skipped']}" if row.get("skipped") else ""
         table.add_row(*(_cell(row.get(c)) for c in columns), note)

@@ -6,7 +6,7 @@ pydantic checks types and ranges; unknown keys are errors.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -138,7 +138,7 @@ class TrainSection(Section):
     total_steps: int | None = Field(None, gt=0)
     epochs: float | None = Field(None, gt=0)
     global_batch_size: int = Field(256, gt=0, description="Samples per step over all ranks.")
-    chunk_size: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
+    chunk_size: int | Literal["auto"] | None = Field(
         None, description="Samples encoded at once per rank; null: all; auto: as many as fit (GPU)."
     )
     text_chunk_size: int | None = Field(
@@ -153,6 +153,14 @@ class TrainSection(Section):
     threads: int | None = Field(
         None, gt=0, description="CPU threads per rank; null: cores / ranks of the node."
     )
+
+    @field_validator("chunk_size", mode="before")
+    @classmethod
+    def _a_count_or_auto(cls, value: Any) -> Any:
+        counts = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if value is None or value == "auto" or counts:
+            return value
+        raise ValueError(f"{value!r} is no chunk size; give a whole number, auto, or null for all")
 
 
 class EngineSection(Section):
@@ -221,6 +229,8 @@ class RunConfig(Section):
     @field_validator("loss", mode="before")
     @classmethod
     def _one_loss_or_many(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"write loss.kind={value}, or loss: {{kind: {value}}} in the file")
         return (value,) if isinstance(value, dict) else value
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 Lives here: `preflight.py` (mistakes found before torch is imported), `build.py` (the only reader of
 the config), `trainer.py` (the loop), `step.py` (encode, loss once, replay, optimizer),
 `chunks.py` (how a batch is cut, seeded and replayed), `chunk_size.py` (the largest that fits),
+`cautions.py` (what is refused or told at start),
 `strategy.py` and its two kinds `strategy_deepspeed.py`, `strategy_torch.py` (who owns parameters),
 `snapshot.py` (run <-> checkpoint), `log.py`, `preemption.py`. May import layers 0 to 2.
 

@@ -25,6 +25,7 @@ from clipkit.data.streaming import StreamingLoader
 from clipkit.data.transforms import TrainTransform
 from clipkit.dist.env import RankEnv
 from clipkit.dist.group import World
+from clipkit.engine.cautions import bias_note, check_batch_norm, zero3_note
 from clipkit.engine.log import RunLog
 from clipkit.engine.preflight import load_all_indexes, run_folder
 from clipkit.engine.run_folder import changed_settings, claim, write_config
@@ -42,7 +43,6 @@ from clipkit.towers.build import (
     Towers,
     build_towers,
     download_tag,
-    first_batch_norm,
     load_open_clip_state,
     load_pretrained,
     lock_towers,
@@ -121,45 +121,6 @@ def load_weights(towers: Towers, arch: str, source: str) -> None:
         load_pretrained(towers.clip, source)
     else:
         load_pretrained(towers.clip, download_tag(arch, source))
-
-
-def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> str | None:
-    """Batch statistics make chunks and ranks inexact: refuse, or return a warning if allowed.
-
-    Raises:
-        ConfigError: Names the module and the remedies.
-    """
-    name = first_batch_norm(model)
-    local = config.train.global_batch_size // world_size
-    chunk = config.train.chunk_size or local
-    split = world_size > 1 or chunk == "auto" or chunk < local
-    if name is None or not split:
-        return None
-    if config.train.batch_norm == "refuse":
-        raise ConfigError(
-            f"{name} uses batch statistics, which differ between chunks and ranks; "
-            f"set model.freeze_batch_norm=true, "
-            f"choose another model.arch, or accept inexact gradients with train.batch_norm=chunk"
-        )
-    return (
-        f"train.batch_norm=chunk: {name} sees one chunk at a time; "
-        f"gradients are not those of the global batch"
-    )
-
-
-def zero3_note(config: RunConfig, world: World) -> list[str]:
-    """How often ZeRO-3 gathers the parameters for one step: a forward and a backward of each chunk,
-    and the forward of pass 1."""
-    local, size = config.train.global_batch_size // world.world_size, config.train.chunk_size
-    if config.engine.strategy != "deepspeed" or config.engine.zero_stage != 3:
-        return []
-    if not isinstance(size, int) or size >= local:
-        return []
-    chunks = -(-local // size)
-    return [
-        f"ZeRO-3 with {chunks} chunks gathers the parameters {3 * chunks - 1} times a step, "
-        f"2 without chunks; a larger train.chunk_size or engine.zero_stage=2 sends less"
-    ]
 
 
 def build_loader(
@@ -274,13 +235,18 @@ def build_evaluators(config: RunConfig) -> list[Evaluator]:
     return evaluators
 
 
-def build_step(config: RunConfig, strategy: Strategy, addons: list[AddOn]) -> TrainStep:
+def build_step(
+    config: RunConfig,
+    strategy: Strategy,
+    losses: list[tuple[nn.Module, float]],
+    addons: list[AddOn],
+) -> TrainStep:
     """The step; with train.chunk_size=auto its chunk is measured on the first batch."""
     t, e = config.train, config.engine
     half = torch.bfloat16 if t.precision in ("bf16", "pure_bf16") else None
     return TrainStep(
         strategy,
-        build_losses(config),
+        losses,
         addons,
         chunk_size=t.chunk_size,
         text_chunk_size=t.text_chunk_size,
@@ -330,7 +296,7 @@ def build_run(config: RunConfig, world: World) -> Run:
         raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
     folder = run_folder(config)
     newest, skipped = pick_checkpoint(folder, world) if config.run.resume == "auto" else (None, [])
-    addons = build_addons(config)
+    addons, losses = build_addons(config), build_losses(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)
     model.to(world.device)
@@ -342,7 +308,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     log.total_steps = total = total_steps_of(config, loader)
     strategy = build_strategy(config, model, world)
     o, t = config.optim, config.train
-    step = build_step(config, strategy, addons)
+    step = build_step(config, strategy, losses, addons)
     for addon in addons:
         addon.start(strategy)
     run = Run(
@@ -365,7 +331,8 @@ def build_run(config: RunConfig, world: World) -> Run:
         keep=config.checkpoint.keep,
         lock=lock,
     )
-    for text in [*([warning] if warning else []), *zero3_note(config, world), *skipped]:
+    notes = [*bias_note(model, losses), *zero3_note(config, world)]
+    for text in [*([warning] if warning else []), *notes, *skipped]:
         log.warn(text)
     _begin(run, config, newest)
     return run

@@ -20,17 +20,17 @@ class Chunk:
 
     Attributes:
         batch: The samples, on the host until they are encoded.
-        images: Rows of the local batch whose views are here.
-        texts: Rows whose texts are here.
+        image_rows: Rows of the local batch whose views are here.
+        text_rows: Rows whose texts are here.
     """
 
     batch: Batch
-    images: slice
-    texts: slice
+    image_rows: slice
+    text_rows: slice
 
     def rows(self, name: str) -> slice:
         """Rows of the local batch an output of this chunk belongs to."""
-        return self.texts if name in self.batch.texts else self.images
+        return self.text_rows if name in self.batch.texts else self.image_rows
 
 
 def split(batch: Batch, size: int | None, text_size: int | None = None) -> list[Chunk]:
@@ -70,7 +70,7 @@ def chunk_seed(seed: int, step: int, chunk: int) -> int:
 
 
 def leaves_of(outputs: list[Outputs]) -> Outputs:
-    """All chunks' outputs as leaves of the loss graph."""
+    """All chunks' outputs, (b, ...) each, as leaves of the loss graph."""
     first, bias = outputs[0], outputs[0].logit_bias
     return Outputs(
         _leaves([o.embeddings for o in outputs]),

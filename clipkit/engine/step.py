@@ -1,8 +1,9 @@
 """One training step: chunks encoded, loss once on the global batch, chunks replayed, optimizer.
 
 Gradient caching (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983) with the last
-chunk's graph kept, so K chunks cost 2K - 1 forwards. Every chunk runs under a seed made of (seed,
-step, global chunk index): the replay draws the same dropout masks, and so does a resumed run.
+chunk's graph kept, so K chunks cost 2K - 1 forwards (2K where towers are cut apart). Every chunk
+runs under a seed made of (seed, step, global chunk index): the replay draws the same dropout masks,
+and so does a resumed run.
 
 Shapes: b rows of this rank, B global batch, K chunks.
 """
@@ -57,7 +58,7 @@ class _Cached:
     """Outputs of pass 1: leaves over all chunks, and the last chunk with its graph, if kept."""
 
     leaves: Outputs
-    last: Outputs | None
+    kept: Outputs | None
 
 
 class TrainStep:
@@ -108,7 +109,7 @@ class TrainStep:
     def __call__(self, batch: Batch, step: int, lr: float, *, stop: bool = False) -> StepResult:
         """Train on this rank's rows of global batch `step`; `stop`: all ranks stop after it."""
         batch = self._prepared(batch)
-        assert self.chunk_size != "auto"
+        assert self.chunk_size != "auto", "the trainer replaces it before the first step"
         chunks = split(batch, self.chunk_size, self.text_chunk_size)
         cached = self._encode(chunks, step)
         features = self._features(cached.leaves, batch)
@@ -117,7 +118,7 @@ class TrainStep:
         total.backward()
         result = self._agree(batch, step, features, terms, total, stop)
         detached = {n: t.detach() for n, t in features.embeddings.items()}
-        features._gathered.clear()  # frees the loss graph and the gathered batch before the replay
+        features.release()  # frees the loss graph and the gathered batch before the replay
         del terms, total
         if result.applied:
             self._replay(chunks, cached, step)
@@ -201,7 +202,7 @@ class TrainStep:
     @staticmethod
     def _cut_alike(chunks: list[Chunk]) -> bool:
         """Whether every chunk holds views and texts: any backward reaches all parameters."""
-        return all(c.images == c.texts for c in chunks)
+        return all(c.image_rows == c.text_rows for c in chunks)
 
     @torch.no_grad()
     def _with_teachers(self, out: Outputs, chunk: Batch) -> Outputs:
@@ -265,18 +266,19 @@ class TrainStep:
         )
 
     def _replay(self, chunks: list[Chunk], cached: _Cached, step: int) -> None:
-        """Pass 2: the kept graph first; then every other chunk again. The scalars go with the last
-        chunk."""
+        """Pass 2: the kept graph first; then every other chunk again. The scalars' gradient enters
+        once: with the kept chunk, else with the final one. `last`: the step's last backward."""
         count = len(chunks)
-        again = count if cached.last is None else count - 1
-        if cached.last is not None:
-            out, cached.last = cached.last, None
+        nothing_kept = cached.kept is None
+        again = count if nothing_kept else count - 1
+        if cached.kept is not None:
+            out, cached.kept = cached.kept, None
             self._backward(out, cached, chunks[-1], scalars=True, last=count == 1)
             del out
         for k in range(again):
             last = k == again - 1
             out = self._forward(chunks[k].batch, step, k, count, last=last)
-            self._backward(out, cached, chunks[k], scalars=last and again == count, last=last)
+            self._backward(out, cached, chunks[k], scalars=last and nothing_kept, last=last)
 
     def _backward(
         self, out: Outputs, cached: _Cached, chunk: Chunk, *, scalars: bool, last: bool

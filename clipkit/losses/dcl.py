@@ -37,8 +37,8 @@ class DCLLoss(nn.Module):
         positive = features.logit_scale * found.cosine  # (b,)
         if self.weight_sigma is not None:
             positive = positive * self._weights(found.cosine, features, self.weight_sigma)
-        by_image = torch.where(found.num_rows > 0, found.rows[0] - positive, 0.0)
-        by_text = torch.where(found.num_columns > 0, found.columns[0] - positive, 0.0)
+        by_image = torch.where(found.num_by_image > 0, found.by_image[0] - positive, 0.0)
+        by_text = torch.where(found.num_by_text > 0, found.by_text[0] - positive, 0.0)
         loss = (by_image + by_text).mean() / 2
         return {"contrastive": loss.to(features.logit_scale.dtype)}
 

@@ -43,8 +43,10 @@ class HCLLoss(nn.Module):
         channels = [Channel(1 + self.beta), Channel(self.beta)]
         found = negatives(features, pair, channels=channels, mask_duplicates=self.mask_duplicates)
         positive = features.logit_scale * found.cosine  # (b,)
-        by_image = self._direction(found.rows, found.num_rows, positive, features.logit_scale)
-        by_text = self._direction(found.columns, found.num_columns, positive, features.logit_scale)
+        by_image = self._direction(
+            found.by_image, found.num_by_image, positive, features.logit_scale
+        )
+        by_text = self._direction(found.by_text, found.num_by_text, positive, features.logit_scale)
         loss = (by_image + by_text).mean() / 2
         return {"contrastive": loss.to(features.logit_scale.dtype)}
 

@@ -48,7 +48,7 @@ class InfoNCELoss(nn.Module):
     ) -> Tensor:
         """Cross entropy is softplus(log-sum-exp of the negatives - positive logit)."""
         positive = logit_scale * found.cosine  # (b,)
-        by_image, by_text = found.rows[0] - positive, found.columns[0] - positive
+        by_image, by_text = found.by_image[0] - positive, found.by_text[0] - positive
         return (softplus(by_image) + softplus(by_text)).mean() / 2
 
     @staticmethod

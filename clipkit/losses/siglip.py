@@ -12,14 +12,17 @@ from clipkit.losses.tiled import Negatives, negatives, softplus
 
 
 class SigLIPLoss(nn.Module):
-    """Binary cross entropy over every image-text pair of the global batch.
+    """Binary cross entropy over every image-text pair; set model.init_logit_bias: -10.
 
-    Set `model.init_logit_bias: -10` and `model.init_logit_scale: 2.3026` as in the paper.
+    And `model.init_logit_scale: 2.3026`, as in the paper: without the bias the many negatives of a
+    fresh model dominate the first steps.
     Use it when: the batch is too small or too spread out for a softmax. See also: InfoNCELoss.
 
     Args:
         mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
+
+    wants_logit_bias = True
 
     def __init__(self, *, mask_duplicates: bool = False) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class SigLIPLoss(nn.Module):
         positive = logit_scale * found.cosine  # (b,)
         if logit_bias is not None:
             positive = positive + logit_bias
-        return (found.rows[0] + softplus(-positive)).mean()
+        return (found.by_image[0] + softplus(-positive)).mean()
 
 
 PART = SigLIPLoss

@@ -2,9 +2,13 @@
 
 u_ij = slope * cos_ij + bias is a tile's exponent; a link says what is summed over the negatives j
 of a row (and over the rows of a column) and how that sum depends on u. Nothing larger than a tile
-is held, and every tile is computed again for the gradients. Formulas: the backward of a sum L_i of
-exp(u_ij) is dL_i/du_ij = exp(u_ij - L_i), so one exponential serves rows and columns:
-E_ij * (a_i + c_j), with a_i = g_i * exp(shift - L_i) and c_j alike.
+is held, and every tile is computed again for the gradients.
+
+For L_i = log of the sum over j of exp(u_ij), dL_i/du_ij = exp(u_ij - L_i). With g_i the loss's
+gradient at L_i, and h_j that at the column's sum, one exponential serves both directions: the
+gradient at the cosines of a tile is exp(u_ij - shift) * (a_i + c_j), where the coefficients are
+a_i = g_i * exp(shift - L_i) * multiplier * scale and c_j alike. A channel's boost is in u but not
+in the coefficients: it is the part of the exponent that backward holds constant.
 
 Shapes: R rows, Q columns, D embed dim, C channels.
 """
@@ -17,18 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# exp(60) leaves room for 1e12 terms in float32; sums below exp(-57) would have lost terms
-_LARGEST_EXPONENT, _SMALLEST_SUM = 60.0, 1e-25
+from clipkit.losses.link import Softmax
+
 _L2_FILE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 _KEPT_BYTES = 2**23  # products this small are kept for the gradients instead of computed again
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)); torch's own default returns x beyond 20, wrong by 2e-9."""
-    return F.softplus(x, threshold=50.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Channel:
     boost: float = 0.0
 
     def slope(self, scale: float) -> float:
-        """d exponent / d cosine in forward."""
+        """Exponent per cosine, the boost included."""
         return self.multiplier * scale + self.boost
 
 
@@ -85,110 +83,6 @@ class Strip:
             square.diagonal().fill_(value)
 
 
-class Softmax:
-    """L = log of the sum of exp(u): exponents shifted by a constant, which a guard watches over."""
-
-    zero = 0.0
-
-    def __init__(self, largest: float) -> None:
-        self.shift = max(0.0, largest - _LARGEST_EXPONENT)
-
-    def begin(self, *shape: int, like: Tensor) -> Tensor:
-        """An empty sum."""
-        return torch.zeros(shape, dtype=torch.float64, device=like.device)
-
-    def terms(self, u: Tensor) -> Tensor:
-        """exp(u - shift), in place."""
-        return (u.sub_(self.shift) if self.shift else u).exp_()
-
-    def add(self, sums: Tensor, terms: Tensor, dim: int) -> None:
-        """sums += terms summed over `dim`."""
-        sums += terms.sum(dim)
-
-    def lost(self, sums: Tensor, counts: Tensor) -> Tensor:
-        """Whether a sum left the range in which no term is lost."""
-        usable = torch.isfinite(sums) & (sums > _SMALLEST_SUM)
-        return (~usable & (counts > 0)).any()
-
-    def finish(self, sums: Tensor) -> Tensor:
-        """L."""
-        return sums.log() + self.shift
-
-    def coefficients(self, grad: Tensor, value: Tensor) -> Tensor:
-        """What multiplies exp(u - shift); zero where there is no negative."""
-        return (grad * (self.shift - value).exp()).masked_fill(value == -torch.inf, 0.0)
-
-    def slopes(self, u: Tensor, a: Tensor, c: Tensor | None, out: Tensor) -> Tensor:
-        """d(all sums)/du of a tile: exp(u - shift) * (a_i + c_j), in place of u."""
-        terms = self.terms(u)
-        if c is None:
-            return terms.mul_(a[:, None])
-        return terms.mul_(torch.add(a[:, None], c[None, :], out=out))
-
-
-class OnlineSoftmax(Softmax):
-    """As Softmax, each tile reduced around its own maximum: slower, and never out of range."""
-
-    zero = -torch.inf
-
-    def __init__(self) -> None:
-        super().__init__(0.0)
-
-    def begin(self, *shape: int, like: Tensor) -> Tensor:
-        """See Softmax; sums are kept as logarithms."""
-        return torch.full(shape, -torch.inf, dtype=torch.float64, device=like.device)
-
-    def terms(self, u: Tensor) -> Tensor:
-        """u itself."""
-        return u
-
-    def add(self, sums: Tensor, terms: Tensor, dim: int) -> None:
-        """See Softmax."""
-        torch.logaddexp(sums, torch.logsumexp(terms, dim).double(), out=sums)
-
-    def finish(self, sums: Tensor) -> Tensor:
-        """L."""
-        return sums
-
-    def coefficients(self, grad: Tensor, value: Tensor) -> Tensor:
-        """(2, ...): gradient and L side by side."""
-        return torch.stack([grad, value.masked_fill(value == -torch.inf, 0.0)])
-
-    def slopes(self, u: Tensor, a: Tensor, c: Tensor | None, out: Tensor) -> Tensor:
-        """exp(u - L_i) * g_i + exp(u - L_j) * h_j."""
-        by_row = torch.sub(u, a[1][:, None], out=out).exp_().mul_(a[0][:, None])
-        if c is None:
-            return by_row
-        return u.sub_(c[1][None, :]).exp_().mul_(c[0][None, :]).add_(by_row)
-
-
-class Sigmoid(Softmax):
-    """The sum of softplus(u), the binary cross entropy of a negative; rows only."""
-
-    def __init__(self) -> None:
-        super().__init__(0.0)
-
-    def terms(self, u: Tensor) -> Tensor:
-        """softplus(u)."""
-        return softplus(u)
-
-    def lost(self, sums: Tensor, counts: Tensor) -> Tensor:
-        """Never."""
-        return torch.zeros((), dtype=torch.bool, device=sums.device)
-
-    def finish(self, sums: Tensor) -> Tensor:
-        """The sum."""
-        return sums
-
-    def coefficients(self, grad: Tensor, value: Tensor) -> Tensor:
-        """The gradient."""
-        return grad
-
-    def slopes(self, u: Tensor, a: Tensor, c: Tensor | None, out: Tensor) -> Tensor:
-        """sigmoid(u) * a_i."""
-        return u.sigmoid_().mul_(a[:, None])
-
-
 @dataclass
 class Sums:
     """What a strip adds to: per channel, over a row's negatives and over a column's.
@@ -211,7 +105,7 @@ class Exponents:
     """u = slope * cosine + bias for each channel, computed tile by tile in a reused buffer.
 
     Attributes:
-        slopes: Of each channel; the first is not zero.
+        slopes: Of each channel.
         bias: Added to every exponent.
         tile: (rows, columns) of a tile.
     """
@@ -220,6 +114,11 @@ class Exponents:
     bias: float
     tile: tuple[int, int]
     _buffers: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def steepest(self) -> float:
+        """The slope tiles are computed with; the other channels' are fractions of it."""
+        return max(self.slopes, key=abs) or 1.0
 
     def buffer(self, number: int, shape: tuple[int, int], like: Tensor) -> Tensor:
         """(rows, columns) of scratch, the same memory for the same number."""
@@ -231,7 +130,10 @@ class Exponents:
         return have[:size].view(shape)
 
     def tiles(self, strip: Strip) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, slope_0 * cosine); the tensor may be overwritten."""
+        """(rows, columns, steepest * cosine); the tensor may be overwritten.
+
+        Where a strip keeps products, the first walk stores them and the second takes them back.
+        """
         num_rows, num_columns = len(strip.rows), len(strip.columns)
         for i in _slices(num_rows, self.tile[0]):
             for j in _slices(num_columns, self.tile[1]):
@@ -240,17 +142,18 @@ class Exponents:
                     yield i, j, strip.kept.pop(key)
                     continue
                 x, y = strip.rows[i], strip.columns[j]
-                u = scaled_product(x, y, self.slopes[0], self.buffer(0, (len(x), len(y)), x))
+                u = scaled_product(x, y, self.steepest, self.buffer(0, (len(x), len(y)), x))
                 if strip.kept is not None:
                     strip.kept[key] = u.clone()
                 yield i, j, u
 
     def of(self, channel: int, product: Tensor) -> Tensor:
-        """A channel's exponents from slope_0 * cosine; the last channel overwrites it."""
+        """A channel's exponents from steepest * cosine: in place where there is one channel, else
+        in scratch."""
         if len(self.slopes) == 1:
             return product.add_(self.bias) if self.bias else product
         out = self.buffer(1, (product.shape[0], product.shape[1]), product)
-        return torch.mul(product, self.slopes[channel] / self.slopes[0], out=out).add_(self.bias)
+        return torch.mul(product, self.slopes[channel] / self.steepest, out=out).add_(self.bias)
 
 
 def add_sums(strip: Strip, exponents: Exponents, links: list[Softmax], sums: Sums) -> None:
@@ -294,7 +197,7 @@ class Gradients:
     Attributes:
         rows: (R, D) or None.
         columns: (Q, D) or None.
-        total: () float64, sum of d/du over all pairs, or None.
+        total: () float64, sum over all pairs of the gradient with respect to the cosine, or None.
     """
 
     rows: Tensor | None
@@ -316,8 +219,8 @@ def add_gradients(
         strip: As in forward.
         exponents: As in forward.
         links: As in forward.
-        row_coefficients: Per channel (..., R), times d u / d cosine.
-        column_coefficients: Per channel (..., Q), or None where no sum runs over rows.
+        row_coefficients: Per channel (R,), or (2, R) of an OnlineSoftmax.
+        column_coefficients: Per channel alike (Q,); None where no sum runs over a column.
         into: Added to in place.
     """
     for i, j, product in exponents.tiles(strip):

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from clipkit.contracts import Tiling
 from clipkit.dist import collectives
+from clipkit.losses.link import OnlineSoftmax, Sigmoid, Softmax
 from clipkit.losses.strip import (
     Channel,
     Exponents,
     Gradients,
-    OnlineSoftmax,
-    Sigmoid,
-    Softmax,
     Strip,
     Sums,
     add_gradients,
@@ -30,6 +28,7 @@ from clipkit.losses.strip import (
     wide,
 )
 
+_IMAGE = -1  # number of the rows' side where texts are 0 and extra columns 1, 2, ...
 _GATHER_BYTES = 2**30  # larger gathers are made in chunks, once for the sums and once for gradients
 
 
@@ -113,7 +112,10 @@ class Sweep:
         self._drop_unique_keys()
 
     def sums(self) -> Sums:
-        """One pass of tiles; a second, slower one where a constant shift lost terms."""
+        """Finished sums, (C, b) each: of own rows and of own columns, over all ranks.
+
+        One pass of tiles; a second, slower one where a constant shift lost terms.
+        """
         sums, lost = self._pass()
         if bool(lost):
             self._links = [OnlineSoftmax() for _ in self._links]
@@ -149,7 +151,7 @@ class Sweep:
         return FeatureGrads(d_image, d_sides[0], d_scale, bias, d_sides[1:])
 
     def _coefficients(self, grads: Tensor, values: Tensor) -> list[Tensor]:
-        """Per channel, what multiplies d u / d cosine of a tile: from gradients of the sums."""
+        """Per channel, a of `strip.py` from the gradients of the sums (C, b)."""
         found = []
         for link, channel, grad, value in zip(self._links, self.channels, grads, values):
             weighted = grad * (channel.multiplier * self.scale)
@@ -254,10 +256,10 @@ class Sweep:
                 add_gradients(block.strip, self._exponents, self._links, by_row, coefficients, into)
         sides = [self.text, *self.extra]
         d_sides = [torch.zeros_like(s.rows, dtype=d_image.dtype) for s in sides]
-        for low, high, gathered in self._chunks(-1, self.image):
+        for low, high, gathered in self._gathers(_IMAGE, self.image):
             rows = [a[..., low:high].flatten(-2) for a in all_rows]
             for number, side in enumerate(sides):
-                strip = self._turned(low, high, gathered, number, side)
+                strip = self._strip_of_all(low, high, gathered, number, side)
                 own = by_column if number == 0 else None
                 into = Gradients(None, d_sides[number])
                 add_gradients(strip, self._exponents, self._links, rows, own, into)
@@ -267,23 +269,23 @@ class Sweep:
         """Strips of own rows against chunks of all ranks' columns of side `number`."""
         side = [self.text, *self.extra][number]
         t = self.tiling
-        for low, high, columns in self._chunks(number, side):
+        for low, high, columns in self._gathers(number, side):
             width = high - low
             strip = Strip(self.image.rows, columns)
             if number == 0:
                 strip.positives = (low, high, t.rank * width - low)
             strip.same = [
-                (self.image.keys[k], self._gathered_chunk(v, low, high))
+                (self.image.keys[k], self._gather_part(v, low, high))
                 for k, v in side.keys.items()
                 if k in self.image.keys
             ]
             if side.valid is not None:
-                strip.valid = self._gathered_chunk(side.valid.to(torch.uint8), low, high).bool()
+                strip.valid = self._gather_part(side.valid.to(torch.uint8), low, high).bool()
             if self.keep:
                 strip.kept = self._kept.setdefault((number, low), {})
             yield _Block(low, high, strip)
 
-    def _turned(self, low: int, high: int, rows: Tensor, number: int, side: Side) -> Strip:
+    def _strip_of_all(self, low: int, high: int, rows: Tensor, number: int, side: Side) -> Strip:
         """A strip of all ranks' rows low .. high - 1 against this rank's columns."""
         t, width = self.tiling, high - low
         strip = Strip(rows, side.rows, valid=side.valid)
@@ -291,16 +293,16 @@ class Sweep:
             first = t.rank * width
             strip.positives = (first, first + width, low - first)
         strip.same = [
-            (self._gathered_chunk(self.image.keys[k], low, high), v)
+            (self._gather_part(self.image.keys[k], low, high), v)
             for k, v in side.keys.items()
             if k in self.image.keys
         ]
         return strip
 
-    def _chunks(self, number: int, side: Side) -> Iterator[tuple[int, int, Tensor]]:
+    def _gathers(self, number: int, side: Side) -> Iterator[tuple[int, int, Tensor]]:
         """(low, high, (N * (high - low), D)): rows of all ranks, kept where they fit at once."""
         t, n = self.tiling, len(side.rows)
-        size = self._chunk_size(side)
+        size = self._gather_rows(side)
         for low in range(0, n, size):
             high = min(low + size, n)
             key = (number, low, high)
@@ -311,10 +313,10 @@ class Sweep:
                     self._gathered[key] = gathered
             yield low, high, gathered
 
-    def _gathered_chunk(self, x: Tensor, low: int, high: int) -> Tensor:
+    def _gather_part(self, x: Tensor, low: int, high: int) -> Tensor:
         return collectives.all_gather(x[low:high], self.tiling.world_size)
 
-    def _chunk_size(self, side: Side) -> int:
+    def _gather_rows(self, side: Side) -> int:
         """Rows of each rank gathered at once, the same on every rank."""
         t, n = self.tiling, max(1, len(side.rows))
         if t.world_size == 1:

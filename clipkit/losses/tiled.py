@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clipkit.contracts import Features, Pair, Tiling
-from clipkit.losses.strip import Channel, Sums, keeps_products, softplus
+from clipkit.losses.link import softplus
+from clipkit.losses.strip import Channel, Sums, keeps_products
 from clipkit.losses.sweep import Side, Sweep
 
 __all__ = [
@@ -40,19 +41,20 @@ class Negatives(NamedTuple):
     """What a loss is made of.
 
     Attributes:
-        rows: (C, b) float64, over each image's negatives: log-sum-exp, or with `sigmoid` the sum of
-            softplus. -inf (0) where there is none.
-        columns: (C, b) float64, over each text's negative images; zeros with `sigmoid`.
+        by_image: (C, b) float64, over each image's negatives: the logarithm of the sum of
+            exp(logit), or with `sigmoid` the sum of softplus(logit). -inf (0) where there is none.
+        by_text: (C, b) float64, over each text's negative images; zeros with `sigmoid`, which
+            counts every pair once, from its image.
         cosine: (b,) float64, of the positives.
-        num_rows: (b,) int64, negatives of each image.
-        num_columns: (b,) int64, negatives of each text.
+        num_by_image: (b,) int64, negatives of each image.
+        num_by_text: (b,) int64, negatives of each text.
     """
 
-    rows: Tensor
-    columns: Tensor
+    by_image: Tensor
+    by_text: Tensor
     cosine: Tensor
-    num_rows: Tensor
-    num_columns: Tensor
+    num_by_image: Tensor
+    num_by_text: Tensor
 
 
 class LossAndGrads(NamedTuple):
@@ -92,14 +94,17 @@ class _Negatives(torch.autograd.Function):
         ctx.problem = problem
         ctx.dtypes = [None if x is None else x.dtype for x in inputs]
         found = problem.forward()
-        ctx.mark_non_differentiable(found.num_rows, found.num_columns)
+        ctx.mark_non_differentiable(found.num_by_image, found.num_by_text)
         return tuple(found)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.problem is None:
-            raise RuntimeError("the tiled loss frees its state in backward; call it once")
+            raise RuntimeError(
+                "`negatives` keeps its state for one backward: add all terms before backward, "
+                "or call `negatives` again"
+            )
         found = ctx.problem.backward(*grads[:3])
         ctx.problem = None
         return None, *(None if g is None else g.to(t) for g, t in zip(found, ctx.dtypes))
@@ -136,15 +141,22 @@ def negatives(
     """Sums over the negatives of this rank's images and texts; backward reaches all ranks.
 
     Negatives of an image are the texts of the other samples and every valid entry of the pair's
-    columns; those of a text are the other images.
+    columns; those of a text are the other images. A pair's share in a sum depends on its cosine
+    only: exp(multiplier * logit), times exp(boost * cosine) held constant. Results are float64,
+    because a log-sum-exp minus a positive logit cancels; a loss converts its value at the end.
 
     Args:
         features: Of this rank. Its `tiling` holds tile size and plan.
         pair: Which embeddings meet.
         channels: One sum for each.
-        sigmoid: Sum softplus(logit) instead of exp(logit); of images only.
+        sigmoid: Sum softplus(logit) instead of exp(logit); of images only, with the one default
+            channel.
         mask_duplicates: Samples with equal id or caption are no negatives of each other.
+
+    Raises:
+        ValueError: The pair names something else than one embedding a sample, or an unknown one.
     """
+    _check(features, pair, channels, sigmoid)
     image, text = features.local(pair.image), features.local(pair.text)  # (b, 1, D)
     keys: dict[str, Tensor] = {}
     if mask_duplicates:
@@ -166,6 +178,18 @@ def negatives(
         tiling=features.tiling._replace(rank=_rank_of(features), world_size=features.world_size),
     )
     return Negatives(*_Negatives.apply(problem, image, text, features.logit_scale, bias, *columns))
+
+
+def _check(features: Features, pair: Pair, channels: Sequence[Channel], sigmoid: bool) -> None:
+    if not channels or (sigmoid and tuple(channels) != (Channel(),)):
+        raise ValueError("channels: at least one; with sigmoid the default one only")
+    for name in (pair.image, pair.text, *pair.columns):
+        if name not in features.embeddings:
+            known = ", ".join(features.embeddings)
+            raise ValueError(f"the pair names '{name}'; this batch has embeddings of: {known}")
+    for name in (pair.image, pair.text):
+        if features.local(name).shape[1] != 1:
+            raise ValueError(f"'{name}' has several embeddings a sample; only columns may")
 
 
 def _rank_of(features: Features) -> int:
@@ -196,8 +220,9 @@ def loss_and_feature_grads(
 ) -> LossAndGrads:
     """A loss and its gradients without autograd over the features.
 
-    Gradients are for an engine that averages over ranks: summed over ranks where rows were read by
-    all, divided by nothing.
+    Gradients are those of the sum of all ranks' losses, as autograd through `negatives` gives them;
+    an engine that averages parameter gradients over ranks makes them those of the mean. Duplicates
+    are not masked here.
 
     Args:
         image: (b, D) unit rows of this rank.
@@ -226,7 +251,7 @@ def loss_and_feature_grads(
         sums = [t.detach().requires_grad_() for t in found[:3]]
         scale = logit_scale.detach().clone().requires_grad_()
         bias = None if logit_bias is None else logit_bias.detach().clone().requires_grad_()
-        leaves = Negatives(sums[0], sums[1], sums[2], found.num_rows, found.num_columns)
+        leaves = Negatives(sums[0], sums[1], sums[2], found.num_by_image, found.num_by_text)
         loss = loss_of(leaves, scale, bias)
         loss.backward()
     with torch.no_grad():

@@ -207,3 +207,24 @@ def test_eval_task_is_named_after_its_data(path):
 
 def test_read_yaml_is_safe_load(tmp_path):
     assert read_yaml(write(tmp_path, "a: 2001-02-03")) == {"a": datetime.date(2001, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.chunk_size=0", "train.chunk_size: 0 is no chunk size; give a whole number, auto"),
+        ("train.chunk_size=all", "train.chunk_size: 'all' is no chunk size"),
+        ("loss=siglip", "write loss.kind=siglip"),
+        ("train.text_chunk_size=8", "train.text_chunk_size: set train.chunk_size too"),
+        ("engine.loss_plan=ring", "engine.loss_plan"),
+    ],
+)
+def test_large_batch_settings_name_their_remedy(path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(path, [override])
+    assert message in str(error.value)
+
+
+def test_a_compiled_tower_is_not_sharded(path) -> None:
+    with pytest.raises(ConfigError, match="train.compile.*zero_stage=2"):
+        load_config(path, ["train.compile=true", "engine.zero_stage=3"])

@@ -25,6 +25,6 @@ def test_every_row_once(size: int | None, text_size: int | None) -> None:
 
 def test_rows_of_outputs() -> None:
     chunks = split(tiny_batch(10), 4, 8)
-    assert [c.images for c in chunks] == [slice(0, 4), slice(4, 8), slice(0, 0), slice(8, 10)]
-    assert [c.texts for c in chunks] == [slice(0, 0), slice(0, 0), slice(0, 8), slice(8, 10)]
+    assert [c.image_rows for c in chunks] == [slice(0, 4), slice(4, 8), slice(0, 0), slice(8, 10)]
+    assert [c.text_rows for c in chunks] == [slice(0, 0), slice(0, 0), slice(0, 8), slice(8, 10)]
     assert chunks[-1].rows("text") == slice(8, 10)

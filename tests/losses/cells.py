@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipkit.config.parts import build_part
-from clipkit.contracts import Features, Pair
+from clipkit.contracts import Features, Pair, Tiling
 from clipkit.dist.group import World
 
 B, M, D = 12, 3, 8
@@ -50,9 +50,12 @@ def features_of(tensors: dict[str, Tensor], world: World, with_columns: bool) ->
     )
 
 
-def run_loss(world: World, kind: str, with_columns: bool) -> dict[str, Any]:
+def run_loss(
+    world: World, kind: str, with_columns: bool, plan: Literal["auto", "rs", "lse"] = "auto"
+) -> dict[str, Any]:
     """Loss and gradients of this rank, leaf gradients included."""
     features = features_of(global_tensors(), world, with_columns)
+    features.tiling = Tiling(plan=plan)
     pair = Pair(columns=("negative",) if with_columns else ())
     value = sum(build_part("losses", {"kind": kind})(features, pair).values())
     value.backward()

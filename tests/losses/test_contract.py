@@ -12,7 +12,7 @@ from clipkit.contracts import Features, Pair
 from clipkit.dist.group import World
 from clipkit.errors import ConfigError
 from tests.engine.cells import Cell, train_cell
-from tests.losses.cells import features_of, global_tensors, run_loss
+from tests.losses.cells import B, features_of, global_tensors, run_loss
 
 KINDS = list_kinds("losses")
 ALONE = World()
@@ -25,9 +25,11 @@ def test_losses_are_found() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_documented(kind: str) -> None:
     info = read_part("losses", kind)
-    assert info.doc and info.doc.endswith(".")
-    assert all(p.doc for p in info.parameters), [p.name for p in info.parameters if not p.doc]
-    assert (Path(__file__).parent / f"test_{kind}.py").exists()
+    assert info.doc and info.doc.endswith("."), "the class docstring's first line ends with '.'"
+    undescribed = [p.name for p in info.parameters if not p.doc]
+    assert not undescribed, f"describe under Args: in the class docstring: {undescribed}"
+    own = Path(__file__).parent / f"test_{kind}.py"
+    assert own.exists(), f"write {own}: what the contract tests cannot know"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,6 +116,30 @@ def test_a_batch_of_one(kind: str) -> None:
     value = sum(build_part("losses", {"kind": kind})(features, Pair()).values())
     value.backward()
     assert torch.isfinite(value)
+    for leaf in (*tensors.values(), features.logit_scale):
+        assert leaf.grad is None or torch.isfinite(leaf.grad).all(), "mask rows without negatives"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_equal_one_process_across_nodes(kind: str, ranks) -> None:  # type: ignore[no-untyped-def]
+    alone = run_loss(ALONE, kind, True)
+    parts = ranks(2).run(run_loss, kind, True, "lse")
+    for name, wanted in alone["gradients"].items():
+        found = torch.cat([p["gradients"][name] for p in parts]) / 2
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_duplicates_are_masked_where_that_is_a_setting(kind: str) -> None:
+    if "mask_duplicates" not in {p.name for p in read_part("losses", kind).parameters}:
+        pytest.skip("no such setting")
+    values = []
+    for mask in (False, True):
+        features = features_of(global_tensors(), ALONE, False)
+        features.ids = torch.zeros(B, dtype=torch.int64)  # all one sample: nobody has a negative
+        loss = build_part("losses", {"kind": kind, "mask_duplicates": mask})
+        values.append(sum(loss(features, Pair()).values()).item())
+    assert values[0] != values[1], "pass mask_duplicates on to `negatives`"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_softplus_of_each_row_is_infonce(columns: bool) -> None:
     p = make_problem(columns=columns)
     found = negatives(features_of(p), pair_of(p))
     positive = p.scale * found.cosine
-    rows = torch.stack([found.rows[0] - positive, found.columns[0] - positive])
+    rows = torch.stack([found.by_image[0] - positive, found.by_text[0] - positive])
     assert loss_of(p).item() == pytest.approx(rows.mean().item(), rel=1e-14)
     assert softplus(rows).mean().item() == pytest.approx(infonce(p, False).item(), rel=1e-13)
 

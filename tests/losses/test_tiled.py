@@ -153,7 +153,9 @@ def test_gradcheck(channels: list[Channel], sigmoid: bool, mask_duplicates: bool
         q = replace(p, **dict(zip(("image", "text", "columns", "scale", "bias"), inputs)))
         how = {"channels": channels, "sigmoid": sigmoid, "mask_duplicates": mask_duplicates}
         found = negatives(features_of(q, Tiling(2)), pair_of(q), **how)
-        return (found.rows, found.cosine) if sigmoid else (found.rows, found.columns, found.cosine)
+        if sigmoid:
+            return found.by_image, found.cosine
+        return found.by_image, found.by_text, found.cosine
 
     inputs = (p.image, p.text, p.columns, p.scale, p.bias)
     assert torch.autograd.gradcheck(lambda *x: _Rerun.apply(sums, *x), inputs)
@@ -395,7 +397,7 @@ def test_seeded_fault_positives_kept_as_negatives(
 def test_a_second_backward_is_refused(kind: str) -> None:
     loss = value_of(kind, leaves_of(make_problem()))
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="call it once"):
+    with pytest.raises(RuntimeError, match="for one backward"):
         loss.backward()
 
 
@@ -421,7 +423,7 @@ def test_no_gradient_asked() -> None:
 
 def dclw_of_negatives(found: Negatives, scale: Tensor, bias: Tensor | None) -> Tensor:
     """A loss that reads the positives' cosines and a bias outside of the sums."""
-    return (found.rows[0] - scale * found.cosine * (1 + found.cosine)).mean() * (1 + bias)
+    return (found.by_image[0] - scale * found.cosine * (1 + found.cosine)).mean() * (1 + bias)
 
 
 @pytest.mark.parametrize(

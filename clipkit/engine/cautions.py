@@ -1,0 +1,61 @@
+"""What a config allows but its author should know: refused, or told at start."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from clipkit.config.schema import RunConfig
+from clipkit.dist.group import World
+from clipkit.errors import ConfigError
+from clipkit.towers.build import first_batch_norm
+from clipkit.towers.dual import DualEncoder
+
+
+def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> str | None:
+    """Batch statistics make chunks and ranks inexact: refuse, or return a warning if allowed.
+
+    Raises:
+        ConfigError: Names the module and the remedies.
+    """
+    name = first_batch_norm(model)
+    local = config.train.global_batch_size // world_size
+    chunk = config.train.chunk_size or local
+    split = world_size > 1 or chunk == "auto" or chunk < local
+    if name is None or not split:
+        return None
+    if config.train.batch_norm == "refuse":
+        raise ConfigError(
+            f"{name} uses batch statistics, which differ between chunks and ranks; "
+            f"set model.freeze_batch_norm=true, "
+            f"choose another model.arch, or accept inexact gradients with train.batch_norm=chunk"
+        )
+    return (
+        f"train.batch_norm=chunk: {name} sees one chunk at a time; "
+        f"gradients are not those of the global batch"
+    )
+
+
+def bias_note(model: DualEncoder, losses: list[tuple[nn.Module, float]]) -> list[str]:
+    """A sigmoid loss on a model without a bias starts far off."""
+    wanting = [type(x).__name__ for x, _ in losses if getattr(x, "wants_logit_bias", False)]
+    if not wanting or model.towers.logit_bias is not None:
+        return []
+    return [
+        f"{wanting[0]} wants model.init_logit_bias=-10 (and model.init_logit_scale=2.3026); "
+        f"without a bias the first steps push all pairs apart"
+    ]
+
+
+def zero3_note(config: RunConfig, world: World) -> list[str]:
+    """How often ZeRO-3 gathers the parameters for one step: a forward and a backward of each chunk,
+    and the forward of pass 1."""
+    local, size = config.train.global_batch_size // world.world_size, config.train.chunk_size
+    if config.engine.strategy != "deepspeed" or config.engine.zero_stage != 3:
+        return []
+    if not isinstance(size, int) or size >= local:
+        return []
+    chunks = -(-local // size)
+    return [
+        f"ZeRO-3 with {chunks} chunks gathers the parameters {3 * chunks - 1} times a step, "
+        f"2 without chunks; a larger train.chunk_size or engine.zero_stage=2 sends less"
+    ]
