@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import sys
 
 import torch
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """Entry point of `python -m clipkit.bench.child`."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with whoever measures
     task = json.loads(sys.argv[1])
     torch.set_num_threads(task["threads"])
     if task["what"].startswith("loss"):

@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from clipkit.bench.measure import extra_mb, free_mb, in_fresh_process, timed
 from clipkit.contracts import Features, Pair, Tiling
+from clipkit.errors import ClipkitError
 
 _STRIP = 1024
+_PROBE = 4096
 _SLOWEST_S = 300.0  # a peer expected to need more is left out, and the row says so
 
 
@@ -91,7 +93,7 @@ def _memory(task: dict[str, Any]) -> dict[str, float]:
     _call(task, task["impl"], 64)()  # libraries load what they need
     call = _call(task, task["impl"], task["batch"])
     found: list[Any] = []
-    extra = extra_mb(lambda: found.append(timed(call)), task["device"])
+    extra = extra_mb(lambda: found.append(timed(call, task["device"])), task["device"])
     return {"extra_mb": extra, "cpu_s": found[0].cpu_s, "wall_s": found[0].wall_s}
 
 
@@ -106,7 +108,7 @@ def _time(task: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     times: dict[str, list[tuple[float, float]]] = {impl: [] for impl in calls}
     for _ in range(task["repeats"]):
         for impl, call in calls.items():
-            usage = timed(call)
+            usage = timed(call, task["device"])
             times[impl].append((usage.cpu_s, usage.wall_s))
     return times
 
@@ -137,14 +139,23 @@ def rows(sizes: list[int], base: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """One result after the other: memory in a process of its own, time by turns in another."""
     expected: dict[str, float] = {}
     before = 0
-    for batch in sorted(sizes):
+    for batch in sorted(set(sizes)):
         task = {**base, "batch": batch}
+        if not before and batch > _PROBE:  # nothing measured yet: a small run tells what to expect
+            probe = {**task, "what": "loss_memory", "impl": "checkpointed", "batch": _PROBE}
+            expected, before = {"checkpointed": in_fresh_process(probe)["cpu_s"]}, _PROBE
         growth = (batch / before) ** 2 if before else 0.0
         reasons = {
             i: why_not(i, batch, expected.get(i, 0.0) * growth, task) for i in IMPLEMENTATIONS
         }
         able = [i for i, reason in reasons.items() if reason is None]
-        memory = {i: in_fresh_process({**task, "what": "loss_memory", "impl": i}) for i in able}
+        memory = {}
+        for impl in able:
+            try:
+                memory[impl] = in_fresh_process({**task, "what": "loss_memory", "impl": impl})
+            except ClipkitError as error:  # a row that fails costs no other row
+                reasons[impl] = str(error)
+        able = list(memory)
         repeats, times = repeats_for(batch), {}
         if repeats > 1 or len(able) > 1:
             times = in_fresh_process(

@@ -179,7 +179,7 @@ def _time(task: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     times: dict[str, list[tuple[float, float]]] = {impl: [] for impl in calls}
     for _ in range(case.repeats):
         for impl, call in calls.items():
-            usage = timed(call)
+            usage = timed(call, task["device"])
             times[impl].append((usage.cpu_s, usage.wall_s))
     return times
 

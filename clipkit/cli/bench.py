@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,8 @@ def loss(
         numbers = []
     if not numbers or min(numbers) < 1:
         raise ConfigError(f"--sizes '{sizes}': give whole numbers, e.g. --sizes 1024,4096")
+    if not (math.isfinite(scale) and scale > 0):
+        raise ConfigError(f"--scale {scale}: give a positive number")
     if dtype not in ("fp32", "bf16"):
         raise ConfigError(f"--dtype '{dtype}': choose fp32 or bf16")
     from clipkit.bench import loss as bench
@@ -102,14 +105,17 @@ def _collect(
     from clipkit.checkpoint.files import write_text
 
     facts, found = machine(base["threads"], base["device"]), []
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out '{out}': cannot write there ({error.strerror})") from None
     with Console(stderr=True).status(f"bench {name}") as status:
         for row in rows:
             found.append({**row, "device": base["device"], **facts})
+            write_text(out / f"{name}.jsonl", "".join(json_line(r) + "\n" for r in found))
             status.update(f"bench {name}: {row['impl']} at {row['batch']} done")
             if as_json:
                 print(json_line(found[-1]), flush=True)
-    write_text(out / f"{name}.jsonl", "".join(json_line(r) + "\n" for r in found))
     write_text(out / f"{name}.md", markdown(found, columns))
     if not as_json:
         Console().print(table_of(found, columns, f"clipkit bench {name}, {facts['machine']}"))

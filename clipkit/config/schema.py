@@ -260,6 +260,8 @@ class RunConfig(Section):
                 "train.compile: a compiled tower does not see ZeRO-3's gathered parameters; "
                 "set engine.zero_stage=2 or train.compile=false"
             )
+        if train.chunk_size == "auto" and train.device == "cpu":
+            raise ValueError("train.chunk_size: auto measures GPU memory; on the CPU give a number")
         if train.text_chunk_size is not None and train.chunk_size is None:
             raise ValueError("train.text_chunk_size: set train.chunk_size too")
         if engine.strategy == "torch" and self.deepspeed:

@@ -33,6 +33,15 @@ def all_reduce(x: Tensor, world_size: int) -> Tensor:
     return out
 
 
+def all_reduce_max(x: Tensor, world_size: int) -> Tensor:
+    """Elementwise maximum over ranks, without gradient; x is not changed."""
+    if world_size == 1:
+        return x
+    out = x.clone()
+    torch_dist.all_reduce(out, op=torch_dist.ReduceOp.MAX)
+    return out
+
+
 def reduce_scatter(x: Tensor, world_size: int, rank: int) -> Tensor:
     """This rank's rows of the sum over ranks, (N * n, ...) -> (n, ...), without gradient."""
     if world_size == 1:

@@ -25,7 +25,7 @@ from clipkit.data.streaming import StreamingLoader
 from clipkit.data.transforms import TrainTransform
 from clipkit.dist.env import RankEnv
 from clipkit.dist.group import World
-from clipkit.engine.cautions import bias_note, check_batch_norm, zero3_note
+from clipkit.engine.cautions import bias_note, check_batch_norm, check_compiler, zero3_note
 from clipkit.engine.log import RunLog
 from clipkit.engine.preflight import load_all_indexes, run_folder
 from clipkit.engine.run_folder import changed_settings, claim, write_config
@@ -292,6 +292,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     Raises:
         ClipkitError: The config does not fit the model, the data or the checkpoint.
     """
+    check_compiler(config, world)
     if config.train.chunk_size == "auto" and world.device.type != "cuda":
         raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
     folder = run_folder(config)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 from torch import nn
 
 from clipkit.config.schema import RunConfig
 from clipkit.dist.group import World
+from clipkit.engine.chunks import num_chunks
 from clipkit.errors import ConfigError
 from clipkit.towers.build import first_batch_norm
 from clipkit.towers.dual import DualEncoder
@@ -20,7 +24,8 @@ def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> st
     name = first_batch_norm(model)
     local = config.train.global_batch_size // world_size
     chunk = config.train.chunk_size or local
-    split = world_size > 1 or chunk == "auto" or chunk < local
+    apart = config.train.text_chunk_size is not None  # the last chunk is then encoded twice
+    split = world_size > 1 or chunk == "auto" or chunk < local or apart
     if name is None or not split:
         return None
     if config.train.batch_norm == "refuse":
@@ -50,12 +55,32 @@ def zero3_note(config: RunConfig, world: World) -> list[str]:
     """How often ZeRO-3 gathers the parameters for one step: a forward and a backward of each chunk,
     and the forward of pass 1."""
     local, size = config.train.global_batch_size // world.world_size, config.train.chunk_size
+    text_size = config.train.text_chunk_size
     if config.engine.strategy != "deepspeed" or config.engine.zero_stage != 3:
         return []
-    if not isinstance(size, int) or size >= local:
+    if not isinstance(size, int):
         return []
-    chunks = -(-local // size)
+    chunks, kept = num_chunks(local, size, text_size)
+    if chunks == 1:
+        return []
     return [
-        f"ZeRO-3 with {chunks} chunks gathers the parameters {3 * chunks - 1} times a step, "
-        f"2 without chunks; a larger train.chunk_size or engine.zero_stage=2 sends less"
+        f"ZeRO-3 with {chunks} chunks gathers the parameters they use "
+        f"{3 * chunks - kept} times a step, 2 without chunks; "
+        f"a larger train.chunk_size or engine.zero_stage=2 sends less"
     ]
+
+
+def check_compiler(config: RunConfig, world: World) -> None:
+    """On the CPU torch.compile writes C++.
+
+    Raises:
+        ConfigError: No compiler.
+    """
+    if not config.train.compile or world.device.type != "cpu":
+        return
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    if not any(shutil.which(name) for name in names):
+        raise ConfigError(
+            f"train.compile: no C++ compiler ({', '.join(names)}); install one, or set "
+            f"train.compile=false"
+        )

@@ -13,7 +13,7 @@ from clipkit.engine.strategy import Strategy
 _PROBES = (8, 32)
 _BACKWARD = 1.3  # bytes a backward needs, per byte of the graph it walks
 _SHARE = 0.9  # of the free memory; the rest is for fragmentation and the loss's tiles
-_STATE_BYTES = 12  # per trained parameter: gradient and two moments, allocated in the first step
+_GRADIENT_BYTES = 4  # per trained parameter; the moments are allocated by looking at fragments
 
 
 def largest_chunk(num_rows: int, graph_bytes: Callable[[int], int], room: int) -> int:
@@ -51,5 +51,5 @@ def measured_chunk(strategy: Strategy, batch: Batch, world: World) -> int:
     torch.cuda.empty_cache()
     graph_bytes(1)  # libraries allocate their workspaces at first use
     trained = sum(f.master.numel() for f in strategy.fragments() if f.moments)
-    room = int(torch.cuda.mem_get_info(device)[0] * _SHARE) - _STATE_BYTES * trained
+    room = int(torch.cuda.mem_get_info(device)[0] * _SHARE) - _GRADIENT_BYTES * trained
     return -world.max_int(-largest_chunk(batch.num_samples, graph_bytes, room))

@@ -50,6 +50,15 @@ def split(batch: Batch, size: int | None, text_size: int | None = None) -> list[
     return [*chunks, Chunk(last, slice(*images[-1]), slice(*texts[-1]))]
 
 
+def num_chunks(rows: int, size: int | None, text_size: int | None = None) -> tuple[int, bool]:
+    """(how many chunks `split` makes, whether the last one's graph is kept)."""
+    images = len(_ranges(rows, size))
+    if text_size is None or text_size == size:
+        return images, True
+    chunks = images + len(_ranges(rows, text_size)) - 1
+    return chunks, chunks == 1
+
+
 def _ranges(total: int, size: int | None) -> list[tuple[int, int]]:
     size = size or total
     return [(i, min(i + size, total)) for i in range(0, total, size)]

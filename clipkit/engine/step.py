@@ -10,7 +10,7 @@ Shapes: b rows of this rank, B global batch, K chunks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -108,7 +108,7 @@ class TrainStep:
 
     def __call__(self, batch: Batch, step: int, lr: float, *, stop: bool = False) -> StepResult:
         """Train on this rank's rows of global batch `step`; `stop`: all ranks stop after it."""
-        batch = self._prepared(batch)
+        batch = self.prepared(batch)
         assert self.chunk_size != "auto", "the trainer replaces it before the first step"
         chunks = split(batch, self.chunk_size, self.text_chunk_size)
         cached = self._encode(chunks, step)
@@ -125,13 +125,14 @@ class TrainStep:
             result.applied, result.grad_norm = self.strategy.step(lr)
         if result.applied:
             self.strategy.clamp_("towers.logit_scale", self.max_log_logit_scale)
-            result.features = Features(
-                detached,
-                cached.leaves.logit_scale.detach(),
-                masks=batch.masks,
-                ids=batch.ids,
-                rank=self.world.rank,
-                world_size=self.world.world_size,
+            bias = features.logit_bias
+            result.features = replace(
+                features,
+                embeddings=detached,
+                logit_scale=features.logit_scale.detach(),
+                logit_bias=None if bias is None else bias.detach(),
+                per_sample={},
+                _gathered={},
             )
             for addon in self.addons:
                 addon.after_step(result)
@@ -171,7 +172,7 @@ class TrainStep:
                 f"leave it unset"
             )
 
-    def _prepared(self, batch: Batch) -> Batch:
+    def prepared(self, batch: Batch) -> Batch:
         """Batches wait on the host as uint8; add-ons that change them want them on the device."""
         changing = [a for a in self.addons if type(a).transform_batch is not AddOn.transform_batch]
         if changing:

@@ -51,6 +51,7 @@ class Run:
     keep: int = 2
     step: int = 0
     lock: object = None
+    auto_chunk: dict[str, int] | None = None
     results: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -88,8 +89,17 @@ def settle_chunk_size(run: Run, batch: Batch) -> None:
     """train.chunk_size=auto: measure once, on the first batch; a resumed run keeps its number."""
     step = run.train_step
     if step.chunk_size == "auto":
-        step.chunk_size = measured_chunk(run.strategy, batch, run.world)
+        step.chunk_size = measured_chunk(run.strategy, step.prepared(batch), run.world)
+        run.auto_chunk = {"chunk_size": step.chunk_size, "local_batch": batch.num_samples}
         run.log.say(f"train.chunk_size=auto: {step.chunk_size} of {batch.num_samples} samples fit")
+
+
+def keep_chunk_size(run: Run, measured: dict[str, int] | None) -> None:
+    """A resumed run takes the chunk that was measured for the same local batch: the same masks."""
+    local_batch = run.global_batch_size // run.world.world_size
+    if measured and run.train_step.chunk_size == "auto" and measured["local_batch"] == local_batch:
+        run.auto_chunk, run.train_step.chunk_size = measured, measured["chunk_size"]
+        run.log.say(f"train.chunk_size=auto: {measured['chunk_size']}, as measured before")
 
 
 def due(every: int, step: int) -> bool:
@@ -157,7 +167,7 @@ def save(run: Run) -> Path:
         "optimizer_steps": run.strategy.optimizer_steps(),
         "loader": {**run.loader.state_dict(), "step": run.step},
         "addons": addon_scalars(run.addons),
-        "chunk_size": run.train_step.chunk_size,
+        "auto_chunk": run.auto_chunk,
         "results": run.results,
     }
     return write_checkpoint(
@@ -176,6 +186,5 @@ def resume(run: Run, folder: Path) -> None:
     reader = restore(folder, run.strategy, run.addons)
     run.loader.load_state_dict(reader.state["loader"])
     run.step = int(reader.state["step"])
-    if run.train_step.chunk_size == "auto":
-        run.train_step.chunk_size = reader.state.get("chunk_size") or "auto"
+    keep_chunk_size(run, reader.state.get("auto_chunk"))
     run.results = reader.state.get("results", {})

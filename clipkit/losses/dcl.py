@@ -21,14 +21,14 @@ class DCLLoss(nn.Module):
 
     Args:
         weight_sigma: Weight positives by 2 - B * softmax(cosine / sigma) over the batch (DCLW,
-            sigma = 0.5 in the paper); null: all by 1.
+            sigma = 0.5 in the paper, >= 0.01); null: all by 1.
         mask_duplicates: Samples with equal id or caption are no negatives of each other.
     """
 
     def __init__(self, *, weight_sigma: float | None = None, mask_duplicates: bool = False) -> None:
         super().__init__()
-        if weight_sigma is not None and weight_sigma <= 0:
-            raise ConfigError(f"loss.weight_sigma={weight_sigma}: choose a value > 0, or null")
+        if weight_sigma is not None and weight_sigma < 0.01:
+            raise ConfigError(f"loss.weight_sigma={weight_sigma}: choose a value >= 0.01, or null")
         self.weight_sigma, self.mask_duplicates = weight_sigma, mask_duplicates
 
     def forward(self, features: Features, pair: Pair) -> dict[str, Tensor]:

@@ -54,18 +54,24 @@ class InfoNCELoss(nn.Module):
     @staticmethod
     def _smoothing(features: Features, pair: Pair, found: Negatives) -> Tensor:
         """Positive minus mean logit of a row, averaged over rows and both directions."""
-        image, text = (features.local(n).flatten(0, 1) for n in (pair.image, pair.text))  # (b, D)
+        image, text = (_wide_rows(features, n) for n in (pair.image, pair.text))  # (b, D)
         num_texts = features.num_rows * features.world_size
         all_images, all_texts = features.sum(image.sum(0)), features.sum(text.sum(0))  # (D,)
         by_text = text @ all_images / num_texts  # (b,) mean cosine
         for name in pair.columns:
-            rows, mask = features.local(name).flatten(0, 1), features.all_mask(name)
+            rows, mask = _wide_rows(features, name), features.all_mask(name)
             own = features.masks.get(name)
             rows = rows if own is None else rows * own.flatten()[:, None]
             all_texts = all_texts + features.sum(rows.sum(0))
             num_texts += int(mask.sum())
         by_image = image @ all_texts / num_texts
         return features.logit_scale * (found.cosine - (by_image + by_text) / 2).mean()
+
+
+def _wide_rows(features: Features, name: str) -> Tensor:
+    """(b * M, D), at least float32."""
+    rows = features.local(name).flatten(0, 1)
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 PART = InfoNCELoss

@@ -142,7 +142,8 @@ class Exponents:
                     yield i, j, strip.kept.pop(key)
                     continue
                 x, y = strip.rows[i], strip.columns[j]
-                u = scaled_product(x, y, self.steepest, self.buffer(0, (len(x), len(y)), x))
+                out = self.buffer(0, (len(x), len(y)), x) if x.dtype == wide(x.dtype) else None
+                u = scaled_product(x, y, self.steepest, out)
                 if strip.kept is not None:
                     strip.kept[key] = u.clone()
                 yield i, j, u
@@ -242,6 +243,7 @@ def add_gradients(
         strip.fill_positives(grad, i, j, 0.0)
         if into.total is not None:
             into.total += grad.sum(dtype=torch.float64)
+        grad = grad.to(strip.rows.dtype)
         if into.rows is not None:
             add_product(into.rows[i], grad, strip.columns[j])
         if into.columns is not None:
@@ -253,11 +255,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def scaled_product(x: Tensor, y: Tensor, alpha: float, out: Tensor) -> Tensor:
-    """alpha * x @ y.T, never rounded below float32."""
-    if x.dtype == out.dtype:
+def scaled_product(x: Tensor, y: Tensor, alpha: float, out: Tensor | None) -> Tensor:
+    """alpha * x @ y.T, never rounded below float32; `out` None: half precision."""
+    if out is not None:
         return out.addmm_(x, y.T, beta=0, alpha=alpha)
-    return _mixed_product(x, y.T, out.dtype).mul_(alpha)
+    return _mixed_product(x, y.T, wide(x.dtype)).mul_(alpha)
 
 
 def add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
@@ -265,7 +267,7 @@ def add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
     if x.dtype == out.dtype:
         out.addmm_(grad, x)
     else:
-        out += _mixed_product(grad.to(x.dtype), x, out.dtype)
+        out += _mixed_product(grad, x, out.dtype)
 
 
 def _mixed_product(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
@@ -273,16 +275,18 @@ def _mixed_product(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
     return torch.mm(x, y, out_dtype=out_dtype)
 
 
-def row_dots(x: Tensor, y: Tensor, rows: int = 128) -> Tensor:
+def row_dots(x: Tensor, y: Tensor) -> Tensor:
     """(R,) float64 dot products of matching rows, without a temporary of their size."""
+    rows = 128 if x.device.type == "cpu" else 8192
     out = torch.empty(len(x), dtype=torch.float64, device=x.device)
     for i in _slices(len(x), rows):
         torch.sum(x[i].double() * y[i].double(), 1, out=out[i])
     return out
 
 
-def add_scaled_rows(out: Tensor, factors: Tensor, x: Tensor, rows: int = 1024) -> None:
+def add_scaled_rows(out: Tensor, factors: Tensor, x: Tensor) -> None:
     """out += factors[:, None] * x, without a temporary of their size."""
+    rows = 1024 if x.device.type == "cpu" else 8192
     for i in _slices(len(x), rows):
         out[i].addcmul_(factors[i, None].to(out.dtype), x[i].to(out.dtype))
 

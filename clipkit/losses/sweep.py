@@ -190,8 +190,9 @@ class Sweep:
             return sums, lost
         online = isinstance(self._links[0], OnlineSoftmax)
         if t.world_size > 1 and online:
-            everyone = collectives.all_gather(sums.columns[None], t.world_size)  # (N, C, N, n)
-            sums.columns = torch.logsumexp(everyone, dim=0)
+            highest = collectives.all_reduce_max(sums.columns, t.world_size).clamp(min=-1e300)
+            shifted = (sums.columns - highest).exp()
+            sums.columns = collectives.all_reduce(shifted, t.world_size).log() + highest
             sums.num_columns = collectives.all_reduce(sums.num_columns, t.world_size)
         elif t.world_size > 1:
             parts = [sums.columns.flatten(), sums.num_columns.flatten().double()]
@@ -365,4 +366,4 @@ class Sweep:
             return wide(rows.dtype)
         if rows.dtype == torch.float32 and self.tiling.product_dtype is not None:
             return self.tiling.product_dtype
-        return rows.dtype
+        return rows.dtype if rows.dtype == torch.bfloat16 else torch.float32  # fp16 underflows

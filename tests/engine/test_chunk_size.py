@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from clipkit.contracts import Batch, Outputs
+from clipkit.dist.group import World
 from clipkit.engine import trainer
-from clipkit.engine.chunk_size import largest_chunk
-from tests.tiny_model import tiny_batch
+from clipkit.engine.chunk_size import largest_chunk, measured_chunk
+from clipkit.engine.strategy_torch import TorchStrategy
+from clipkit.optim.adamw import build_adamw
+from tests.tiny_model import tiny_batch, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -32,18 +39,55 @@ def test_fits_and_is_even(rows: int, room: int, wanted: int) -> None:
 def test_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
-    class _Run:
-        strategy = world = None
-
-        class train_step:  # noqa: N801
-            chunk_size: object = "auto"
-
-        class log:  # noqa: N801
-            say = staticmethod(said.append)
-
+    step = SimpleNamespace(chunk_size="auto", prepared=lambda batch: batch)
+    log = SimpleNamespace(say=said.append)
+    run = SimpleNamespace(strategy=None, world=None, train_step=step, log=log, auto_chunk=None)
     calls = iter([7])
     monkeypatch.setattr(trainer, "measured_chunk", lambda *_: next(calls))
     for _ in range(2):
-        trainer.settle_chunk_size(_Run, tiny_batch(16))  # type: ignore[arg-type]
-    assert _Run.train_step.chunk_size == 7
+        trainer.settle_chunk_size(run, tiny_batch(16))  # type: ignore[arg-type]
+    assert step.chunk_size == 7
+    assert run.auto_chunk == {"chunk_size": 7, "local_batch": 16}
     assert said == ["train.chunk_size=auto: 7 of 16 samples fit"]
+
+
+def test_measured_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up GPU: moments are there before the free memory is read, gradients are not."""
+    model = tiny_model()
+    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    strategy = TorchStrategy(model, optimizer, World(), clip_norm=None)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    used = {"now": 0, "peak": 0}
+    forward = strategy.forward
+
+    def grows(batch: Batch, **how: bool) -> Outputs:
+        used["peak"] = used["now"] + 1000 * batch.num_samples
+        return forward(batch, **how)
+
+    def free(device: object) -> tuple[int, int]:
+        assert all(state for state in optimizer.state.values())
+        return int((20 * 1000 * 1.3 + 4 * trained) / 0.9) + 100, 0
+
+    for name, fake in {
+        "memory_allocated": lambda device: used["now"],
+        "max_memory_allocated": lambda device: used["peak"],
+        "reset_peak_memory_stats": lambda device: None,
+        "empty_cache": lambda: None,
+        "mem_get_info": free,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(strategy, "forward", grows)
+    assert measured_chunk(strategy, tiny_batch(100), World()) == 20
+
+
+@pytest.mark.parametrize(("local", "kept"), [(8, 4), (6, "auto")])
+def test_a_resumed_run_keeps_what_was_measured_for_its_batch(local: int, kept: object) -> None:
+    step = SimpleNamespace(chunk_size="auto")
+    run = SimpleNamespace(
+        train_step=step,
+        global_batch_size=local,
+        world=World(),
+        log=SimpleNamespace(say=lambda text: None),
+    )
+    trainer.keep_chunk_size(run, {"chunk_size": 4, "local_batch": 8})  # type: ignore[arg-type]
+    assert step.chunk_size == kept

@@ -148,7 +148,7 @@ def test_duplicates_are_masked_where_that_is_a_setting(kind: str) -> None:
         ("infonce", "label_smoothing", 1.0),
         ("hcl", "beta", -1.0),
         ("hcl", "tau_plus", 1.0),
-        ("dcl", "weight_sigma", 0.0),
+        ("dcl", "weight_sigma", 0.001),
     ],
 )
 def test_impossible_settings_are_refused(kind: str, setting: str, value: float) -> None:
