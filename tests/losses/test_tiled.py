@@ -198,8 +198,8 @@ def copies() -> Problem:
 
 
 def hot() -> Problem:
-    """Nearly orthogonal rows at scale 100, where HCL's exponents could reach 200."""
-    return cast(make_problem(100.0, size=32, dim=4096), torch.float32)
+    """Nearly orthogonal rows at scale 300, where HCL's exponents could reach 600."""
+    return cast(make_problem(300.0, size=32, dim=4096), torch.float32)
 
 
 LOST = {
