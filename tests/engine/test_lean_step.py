@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipkit.addons.base import AddOn
+from clipkit.addons.base import AddOn, StepView
+from clipkit.contracts import Features
 from clipkit.dist.group import World
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy_torch import TorchStrategy
@@ -14,7 +15,7 @@ from clipkit.losses.infonce import InfoNCELoss
 from clipkit.optim.adamw import build_adamw
 from tests.engine import lean_cells
 from tests.engine.lean_cells import BATCH, EMBED
-from tests.tiny_model import tiny_model
+from tests.tiny_model import tiny_batch, tiny_model
 
 
 def test_one_loss_one_gather_one_scatter(ranks) -> None:  # type: ignore[no-untyped-def]
@@ -77,6 +78,26 @@ def test_a_head_needs_both_towers() -> None:
     strategy = TorchStrategy(model, optimizer, World(), clip_norm=None)
     with pytest.raises(ConfigError, match="text_chunk_size.*_WithHead"):
         TrainStep(strategy, [(InfoNCELoss(), 1.0)], [_WithHead()], chunk_size=4, text_chunk_size=8)
+
+
+class _Recorder(AddOn):
+    seen: Features
+
+    def after_step(self, result: StepView) -> None:
+        self.seen = result.features
+
+
+def test_add_ons_see_what_the_loss_saw() -> None:
+    model, recorder = tiny_model(bias=-2.0), _Recorder()
+    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    strategy = TorchStrategy(model, optimizer, World(), clip_norm=None)
+    step = TrainStep(strategy, [(InfoNCELoss(), 1.0)], [recorder], chunk_size=4)
+    step(tiny_batch(8, negatives=2), 0, 1e-3)
+    seen = recorder.seen
+    assert seen.text_keys.keys() == {"text", "negative"} and seen.masks.keys() == {"negative"}
+    assert seen.logit_bias is not None and seen.ids is not None
+    tensors = [*seen.embeddings.values(), seen.logit_scale, seen.logit_bias]
+    assert not any(t.requires_grad for t in tensors)
 
 
 def test_the_replay_repeats_pass_one(ranks) -> None:  # type: ignore[no-untyped-def]
