@@ -7,8 +7,6 @@ import json
 import signal
 import sys
 
-import torch
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -16,6 +14,8 @@ def main() -> None:
     """Entry point of `python -m clipkit.bench.child`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with whoever measures
     task = json.loads(sys.argv[1])
+    import torch  # after the line above: seconds in which the measuring process may end
+
     torch.set_num_threads(task["threads"])
     if task["what"].startswith("loss"):
         from clipkit.bench import loss as room

@@ -58,7 +58,7 @@ CASES = (
         (128, 1),
         (128, 1),
         ("naive loss", "plain", "cached", "open_clip plain", "open_clip accumulation"),
-        3,
+        5,
         patch_size=16,
     ),
 )

@@ -332,7 +332,10 @@ def build_run(config: RunConfig, world: World) -> Run:
         keep=config.checkpoint.keep,
         lock=lock,
     )
-    notes = [*bias_note(model, losses), *zero3_note(config, world)]
+    notes = bias_note(model, losses)
+    if t.chunk_size != "auto":
+        rows = t.global_batch_size // world.world_size
+        notes += zero3_note(strategy.stage, rows, t.chunk_size, t.text_chunk_size)
     for text in [*([warning] if warning else []), *notes, *skipped]:
         log.warn(text)
     _begin(run, config, newest)

@@ -51,17 +51,11 @@ def bias_note(model: DualEncoder, losses: list[tuple[nn.Module, float]]) -> list
     ]
 
 
-def zero3_note(config: RunConfig, world: World) -> list[str]:
-    """How often ZeRO-3 gathers the parameters for one step: a forward and a backward of each chunk,
-    and the forward of pass 1."""
-    local, size = config.train.global_batch_size // world.world_size, config.train.chunk_size
-    text_size = config.train.text_chunk_size
-    if config.engine.strategy != "deepspeed" or config.engine.zero_stage != 3:
-        return []
-    if not isinstance(size, int):
-        return []
-    chunks, kept = num_chunks(local, size, text_size)
-    if chunks == 1:
+def zero3_note(stage: int, rows: int, size: int | None, text_size: int | None) -> list[str]:
+    """How often ZeRO-3 gathers the parameters for a step of `rows` samples: for a forward and
+    a backward of each chunk, and for the forwards of pass 1."""
+    chunks, kept = num_chunks(rows, size, text_size)
+    if stage != 3 or chunks == 1:
         return []
     return [
         f"ZeRO-3 with {chunks} chunks gathers the parameters they use "

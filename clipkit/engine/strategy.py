@@ -52,6 +52,7 @@ class Strategy(ABC):
     model: DualEncoder
     optimizer: torch.optim.Optimizer
     world: World
+    stage: int = 0  # of ZeRO; 0 where nothing is sharded
 
     @abstractmethod
     def forward(self, batch: Batch, *, last: bool = False) -> Outputs:

@@ -15,6 +15,7 @@ from clipkit.contracts import Batch
 from clipkit.data.loader import IndexedLoader
 from clipkit.data.streaming import StreamingLoader
 from clipkit.dist.group import World
+from clipkit.engine.cautions import zero3_note
 from clipkit.engine.chunk_size import measured_chunk
 from clipkit.engine.log import RunLog
 from clipkit.engine.preemption import StopSignal
@@ -92,6 +93,10 @@ def settle_chunk_size(run: Run, batch: Batch) -> None:
         step.chunk_size = measured_chunk(run.strategy, step.prepared(batch), run.world)
         run.auto_chunk = {"chunk_size": step.chunk_size, "local_batch": batch.num_samples}
         run.log.say(f"train.chunk_size=auto: {step.chunk_size} of {batch.num_samples} samples fit")
+        for text in zero3_note(
+            run.strategy.stage, batch.num_samples, step.chunk_size, step.text_chunk_size
+        ):
+            run.log.warn(text)
 
 
 def keep_chunk_size(run: Run, measured: dict[str, int] | None) -> None:

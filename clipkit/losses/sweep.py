@@ -32,6 +32,9 @@ _IMAGE = -1  # number of the rows' side where texts are 0 and extra columns 1, 2
 _GATHER_BYTES = 2**30  # larger gathers are made in chunks, once for the sums and once for gradients
 
 
+_Coefficients = tuple[list[Tensor], list[Tensor] | None]  # of rows, of columns; one a channel
+
+
 @dataclass
 class Side:
     """This rank's rows of one side of the pair matrix.
@@ -134,15 +137,12 @@ class Sweep:
     def gradients(self, sums: Sums, rows: Tensor, columns: Tensor, cosine: Tensor) -> FeatureGrads:
         """Gradients from those of the sums (C, b) and of the positives' cosines (b,)."""
         x = self.image.rows
-        out_dtype = wide(x.dtype)
         by_row = self._coefficients(rows, sums.rows)
         by_column = None if sums.columns is None else self._coefficients(columns, sums.columns)
         total = torch.zeros((), dtype=torch.float64, device=x.device) if self.has_bias else None
-        d_image = torch.zeros(x.shape, dtype=out_dtype, device=x.device)
-        if self._plan() == "lse":
-            d_sides = self._gradients_lse(by_row, by_column, d_image, total)
-        else:
-            d_sides = self._gradients_rs(by_row, by_column, d_image, total)
+        d_image = torch.zeros_like(x, dtype=wide(x.dtype))
+        plan = self._gradients_lse if self._plan() == "lse" else self._gradients_rs
+        d_sides = plan((by_row, by_column), Gradients(d_image, None, total))
         d_scale = row_dots(x, d_image).sum() / self.scale
         add_scaled_rows(d_image, cosine, self.text.rows)
         add_scaled_rows(d_sides[0], cosine, x)
@@ -210,60 +210,48 @@ class Sweep:
         sums.columns, sums.num_columns = sums.columns[:, t.rank], sums.num_columns[t.rank]
         return sums, lost
 
-    def _gradients_rs(
-        self,
-        by_row: list[Tensor],
-        by_column: list[Tensor] | None,
-        d_image: Tensor,
-        total: Tensor | None,
-    ) -> list[Tensor]:
+    def _gradients_rs(self, own_coefficients: _Coefficients, into: Gradients) -> list[Tensor]:
         """Own rows against all columns; column gradients are added over ranks and scattered."""
-        t = self.tiling
+        t, (by_row, by_column) = self.tiling, own_coefficients
+        dtype = wide(self.image.rows.dtype)
         all_columns = self._gather_coefficients(by_column)
         d_sides = []
         for number, side in enumerate([self.text, *self.extra]):
             own = None
             for block in self._blocks(number):
-                part = torch.zeros(
-                    block.strip.columns.shape, dtype=d_image.dtype, device=d_image.device
-                )
+                part = torch.zeros_like(block.strip.columns, dtype=dtype)
                 coefficients = self._block_coefficients(all_columns, block, number)
-                into = Gradients(d_image, part, total)
-                add_gradients(block.strip, self._exponents, self._links, by_row, coefficients, into)
+                both = Gradients(into.rows, part, into.total)
+                add_gradients(block.strip, self._exponents, self._links, by_row, coefficients, both)
                 scattered = collectives.reduce_scatter(part, t.world_size, t.rank)  # (n, D)
                 if own is None and block.high - block.low == len(side.rows):
                     own = scattered
                 else:
-                    own = torch.empty_like(side.rows, dtype=d_image.dtype) if own is None else own
+                    own = torch.empty_like(side.rows, dtype=dtype) if own is None else own
                     own[block.low : block.high] = scattered
-            d_sides.append(torch.zeros_like(side.rows, dtype=d_image.dtype) if own is None else own)
+            d_sides.append(torch.zeros_like(side.rows, dtype=dtype) if own is None else own)
         return d_sides
 
-    def _gradients_lse(
-        self,
-        by_row: list[Tensor],
-        by_column: list[Tensor] | None,
-        d_image: Tensor,
-        total: Tensor | None,
-    ) -> list[Tensor]:
+    def _gradients_lse(self, own_coefficients: _Coefficients, into: Gradients) -> list[Tensor]:
         """Own rows against all columns, then all rows against own columns; each rank ends with its
         own gradients."""
+        by_row, by_column = own_coefficients
         all_columns, all_rows = (self._gather_coefficients(c) for c in (by_column, by_row))
         assert all_rows is not None
         for number in range(1 + len(self.extra)):
             for block in self._blocks(number):
                 coefficients = self._block_coefficients(all_columns, block, number)
-                into = Gradients(d_image, None, total)
                 add_gradients(block.strip, self._exponents, self._links, by_row, coefficients, into)
         sides = [self.text, *self.extra]
-        d_sides = [torch.zeros_like(s.rows, dtype=d_image.dtype) for s in sides]
+        dtype = wide(self.image.rows.dtype)
+        d_sides = [torch.zeros_like(s.rows, dtype=dtype) for s in sides]
         for low, high, gathered in self._gathers(_IMAGE, self.image):
             rows = [a[..., low:high].flatten(-2) for a in all_rows]
             for number, side in enumerate(sides):
                 strip = self._strip_of_all(low, high, gathered, number, side)
                 own = by_column if number == 0 else None
-                into = Gradients(None, d_sides[number])
-                add_gradients(strip, self._exponents, self._links, rows, own, into)
+                columns_only = Gradients(None, d_sides[number])
+                add_gradients(strip, self._exponents, self._links, rows, own, columns_only)
         return d_sides
 
     def _blocks(self, number: int) -> Iterator[_Block]:

@@ -114,6 +114,8 @@ def _problem(
     image: Side, text: Side, extra: list[Side], scale: Tensor, bias: Tensor | None, **how: Any
 ) -> _Problem:
     tiling: Tiling = how["tiling"]
+    if not how["channels"] or (how["sigmoid"] and how["channels"] != [Channel()]):
+        raise ValueError("channels: at least one; with sigmoid the default one only")
     num_pairs = len(image.rows) * tiling.world_size * sum(len(s.rows) for s in (text, *extra))
     sweep = Sweep(
         image,
@@ -156,7 +158,7 @@ def negatives(
     Raises:
         ValueError: The pair names something else than one embedding a sample, or an unknown one.
     """
-    _check(features, pair, channels, sigmoid)
+    _check(features, pair)
     image, text = features.local(pair.image), features.local(pair.text)  # (b, 1, D)
     keys: dict[str, Tensor] = {}
     if mask_duplicates:
@@ -180,9 +182,7 @@ def negatives(
     return Negatives(*_Negatives.apply(problem, image, text, features.logit_scale, bias, *columns))
 
 
-def _check(features: Features, pair: Pair, channels: Sequence[Channel], sigmoid: bool) -> None:
-    if not channels or (sigmoid and tuple(channels) != (Channel(),)):
-        raise ValueError("channels: at least one; with sigmoid the default one only")
+def _check(features: Features, pair: Pair) -> None:
     for name in (pair.image, pair.text, *pair.columns):
         if name not in features.embeddings:
             known = ", ".join(features.embeddings)
@@ -247,26 +247,22 @@ def loss_and_feature_grads(
             tiling=tiling or Tiling(),
         )
         found = problem.forward()
+    sums = [t.detach().requires_grad_() for t in found[:3]]
+    scale = logit_scale.detach().clone().requires_grad_()
+    bias = None if logit_bias is None else logit_bias.detach().clone().requires_grad_()
     with torch.enable_grad():
-        sums = [t.detach().requires_grad_() for t in found[:3]]
-        scale = logit_scale.detach().clone().requires_grad_()
-        bias = None if logit_bias is None else logit_bias.detach().clone().requires_grad_()
         leaves = Negatives(sums[0], sums[1], sums[2], found.num_by_image, found.num_by_text)
         loss = loss_of(leaves, scale, bias)
         loss.backward()
-    with torch.no_grad():
-        upstream = [torch.zeros_like(t) if t.grad is None else t.grad for t in sums]
-        d_image, d_text, d_scale, d_bias, *d_columns = problem.backward(*upstream)
-        assert d_image is not None and d_text is not None and d_scale is not None
-        if scale.grad is not None:
-            d_scale = d_scale.to(scale.dtype) + scale.grad
-        if bias is not None and bias.grad is not None:
-            d_bias = bias.grad if d_bias is None else d_bias.to(bias.dtype) + bias.grad
-    return LossAndGrads(
-        loss.detach(),
-        d_image,
-        d_text,
-        d_scale,
-        d_bias,
-        tuple(c for c in d_columns if c is not None),
-    )
+    upstream = [torch.zeros_like(t) if t.grad is None else t.grad for t in sums]
+    d_image, d_text, d_scale, d_bias, *d_columns = problem.backward(*upstream)
+    assert d_image is not None and d_text is not None
+    total_scale = _added(d_scale, scale.grad, scale)
+    total_bias = None if bias is None else _added(d_bias, bias.grad, bias)
+    columns_grads = tuple(c for c in d_columns if c is not None)
+    return LossAndGrads(loss.detach(), d_image, d_text, total_scale, total_bias, columns_grads)
+
+
+def _added(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
+    """Sum of what there is, in the type of `like`."""
+    return sum((x.to(like.dtype) for x in (a, b) if x is not None), torch.zeros_like(like.detach()))

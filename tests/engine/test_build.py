@@ -8,13 +8,19 @@ import pytest
 import torch
 
 from clipkit.config.load import load_config
+from clipkit.config.schema import RunConfig
+from clipkit.contracts import Tiling
 from clipkit.dist.group import World
 from clipkit.engine import build
+from clipkit.engine.build import build_step
 from clipkit.engine.log import RunLog
+from clipkit.engine.strategy_torch import TorchStrategy
 from clipkit.errors import ConfigError
+from clipkit.optim.adamw import build_adamw
 from clipkit.optim.groups import build_groups
 from clipkit.optim.schedules import Schedule
 from tests.e2e.runs import write_run
+from tests.tiny_model import tiny_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -97,3 +103,18 @@ def test_epochs_become_steps(tmp_path: Path) -> None:
     loader = build.build_loader(config, towers, [], World(), log)
     assert loader.batches_per_epoch == 6  # 100 samples in 4 streams of 25, 4 of each stream a batch
     assert build.total_steps_of(config, loader) == 15
+
+
+def test_loss_settings_of_the_engine_reach_the_kernel() -> None:
+    config = RunConfig.model_validate(
+        {
+            "train": {"total_steps": 1, "chunk_size": 4, "text_chunk_size": 8, "precision": "bf16"},
+            "engine": {"tile_size": 77, "loss_plan": "lse", "gather_size": 5},
+        }
+    )
+    model = tiny_model()
+    optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    strategy = TorchStrategy(model, optimizer, World(num_nodes=3), clip_norm=None)
+    step = build_step(config, strategy, [], [])
+    assert step.tiling == Tiling(77, "lse", 5, torch.bfloat16, num_nodes=3)
+    assert (step.chunk_size, step.text_chunk_size) == (4, 8)

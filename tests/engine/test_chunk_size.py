@@ -39,16 +39,18 @@ def test_fits_and_is_even(rows: int, room: int, wanted: int) -> None:
 def test_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
-    step = SimpleNamespace(chunk_size="auto", prepared=lambda batch: batch)
-    log = SimpleNamespace(say=said.append)
-    run = SimpleNamespace(strategy=None, world=None, train_step=step, log=log, auto_chunk=None)
+    step = SimpleNamespace(chunk_size="auto", text_chunk_size=None, prepared=lambda batch: batch)
+    log = SimpleNamespace(say=said.append, warn=said.append)
+    strategy = SimpleNamespace(stage=3)
+    run = SimpleNamespace(strategy=strategy, world=None, train_step=step, log=log, auto_chunk=None)
     calls = iter([7])
     monkeypatch.setattr(trainer, "measured_chunk", lambda *_: next(calls))
     for _ in range(2):
         trainer.settle_chunk_size(run, tiny_batch(16))  # type: ignore[arg-type]
     assert step.chunk_size == 7
     assert run.auto_chunk == {"chunk_size": 7, "local_batch": 16}
-    assert said == ["train.chunk_size=auto: 7 of 16 samples fit"]
+    assert said[0] == "train.chunk_size=auto: 7 of 16 samples fit"
+    assert len(said) == 2 and "ZeRO-3 with 3 chunks" in said[1]
 
 
 def test_measured_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -467,3 +467,36 @@ def test_pair_names_are_honoured() -> None:
     views = {"image": p.text[:, None], "a": p.image[:, None], "b": p.text[:, None]}
     found = InfoNCELoss()(Features(views, p.scale), Pair("a", "b"))["contrastive"]
     assert found.item() == pytest.approx(right("infonce", 14.3, False, False).loss.item())
+
+
+def test_a_queue_is_extra_columns_of_any_number() -> None:
+    p = make_problem(14.3, size=9, columns=False)
+    queue = unit(23, p.image.shape[-1], generator=torch.Generator().manual_seed(3))
+    features = features_of(p, Tiling(tile_size=4))
+    leaves = {n: features.local(n).detach().clone().requires_grad_() for n in ("image", "text")}
+    features.embeddings = {**leaves, "queue": queue[:, None]}
+    loss = InfoNCELoss()(features, Pair(columns=("queue",)))["contrastive"]
+    loss.backward()
+    image, text = (x.detach().clone().requires_grad_() for x in (p.image, p.text))
+    logits = p.scale * image @ text.T
+    by_image = torch.cat([logits, p.scale * image @ queue.T], dim=1)
+    labels = torch.arange(9)
+    wanted = (F.cross_entropy(by_image, labels) + F.cross_entropy(logits.T, labels)) / 2
+    wanted.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    for name, leaf in (("image", image), ("text", text)):
+        torch.testing.assert_close(leaves[name].grad[:, 0], leaf.grad, rtol=1e-10, atol=1e-13)
+
+
+def test_half_precision_features_are_widened() -> None:
+    p = cast(make_problem(14.3, size=40, columns=False), torch.float16)
+    found, exact = ours("infonce", p), truth("infonce", p)
+    assert worst(found, exact) < 2e-3  # the gradient itself is returned in float16
+
+
+def test_a_sigmoid_takes_one_channel_only() -> None:
+    p = make_problem(14.3, size=4, columns=False)
+    with pytest.raises(ValueError, match="channels"):
+        negatives(features_of(p, Tiling()), Pair(), sigmoid=True, channels=[Channel(2.0)])
+    with pytest.raises(ValueError, match="'nope'.*image, text"):
+        negatives(features_of(p, Tiling()), Pair(columns=("nope",)))
