@@ -5,34 +5,42 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from clipkit.config.parts import suggest
+from clipkit.data.content_hash import files_hash
 from clipkit.data.decode import BadSample, open_image
 from clipkit.data.tar_index import TarIndex, load_indexes
 from clipkit.errors import DataError
 
+KINDS = ("classification", "multilabel", "retrieval")
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MAX_BYTES = 50_000_000
 
 
 @dataclass
 class WdsFolder:
-    """An evaluation set.
+    """An evaluation set. Its samples stand in the order of their keys, however shards hold them.
 
     Attributes:
         root: Its folder.
-        kind: "classification" or "retrieval".
+        split: Folder or file prefix of its shards.
+        kind: "classification", "multilabel" or "retrieval".
         classnames: One per class; empty for retrieval.
         templates: Prompts with {c}; empty for retrieval.
         indexes: One per shard.
     """
 
     root: Path
+    split: str
     kind: str
     classnames: list[str]
     templates: list[str]
@@ -40,6 +48,27 @@ class WdsFolder:
 
     def __len__(self) -> int:
         return sum(len(index) for index in self.indexes)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Key of every sample, in order."""
+        return [self.indexes[shard].keys[sample] for shard, sample in self._places]
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """(shard, sample in it), by key; equal keys by shard."""
+        places = [(s, i) for s, index in enumerate(self.indexes) for i in range(len(index))]
+        return sorted(places, key=lambda place: str(self.indexes[place[0]].keys[place[1]]))
+
+    @property
+    def place(self) -> str:
+        """Where it lies."""
+        return f"{self.root.absolute()}:{self.split}"
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the shards' bytes."""
+        return files_hash([index.path for index in self.indexes])
 
     def images(self, start: int, stop: int, max_pixels: int = 50_000_000) -> Iterator[Image.Image]:
         """PIL images of samples start .. stop - 1, in order.
@@ -75,6 +104,29 @@ class WdsFolder:
             labels.append(label)
         return labels
 
+    def label_sets(self) -> np.ndarray:
+        """(n, C) bool: which classes each sample has, from its multi-hot .npy member.
+
+        Raises:
+            DataError: A member is missing, no array of C numbers, or a sample has other values
+                than 0 and 1.
+        """
+        out = np.zeros((len(self), len(self.classnames)), dtype=bool)
+        for row, (index, sample) in zip(out, self._samples(0, len(self))):
+            data = self._member(index, sample, ("npy",))
+            try:
+                values = np.load(io.BytesIO(data), allow_pickle=False).reshape(-1)
+                whole = values.shape == row.shape and bool(np.isin(values, (0, 1)).all())
+            except Exception:  # numpy's parser raises a dozen kinds on hostile bytes
+                whole = False
+            if not whole:
+                raise DataError(
+                    f"{index.path}: sample '{index.keys[sample]}': its .npy is no row of "
+                    f"{len(row)} zeros and ones"
+                )
+            row[:] = values.astype(bool)
+        return out
+
     def captions(self) -> list[list[str]]:
         """Captions of every sample, one per line of its txt member."""
         out = []
@@ -87,11 +139,8 @@ class WdsFolder:
         return out
 
     def _samples(self, start: int, stop: int) -> Iterator[tuple[TarIndex, int]]:
-        first = 0
-        for index in self.indexes:
-            for sample in range(max(start - first, 0), min(stop - first, len(index))):
-                yield index, sample
-            first += len(index)
+        for shard, sample in self._places[start:stop]:
+            yield self.indexes[shard], sample
 
     @staticmethod
     def _member(index: TarIndex, sample: int, wanted: tuple[str, ...]) -> bytes:
@@ -148,10 +197,12 @@ def open_folder(root: str | Path, split: str = "test", kind: str | None = None) 
         )
     kind_file = root / "dataset_type.txt"
     found = _text(kind_file).strip() if kind_file.is_file() else "classification"
+    if found not in KINDS:
+        raise DataError(f"{kind_file}: unknown type '{found[:40]}'{suggest(found, list(KINDS))}")
     if kind not in (None, found):
         raise DataError(f"evaluation set '{root}' is of type {found}, not {kind}; use its task")
     if found == "retrieval":
-        return WdsFolder(root, found, [], [], indexes)
+        return WdsFolder(root, split, found, [], [], indexes)
     names, templates = root / "classnames.txt", root / "zeroshot_classification_templates.txt"
     for file in (names, templates):
         if not file.is_file() or not _lines(file):
@@ -159,4 +210,4 @@ def open_folder(root: str | Path, split: str = "test", kind: str | None = None) 
             raise DataError(
                 f"evaluation set '{root}': {file.name} is {what}; write one line per entry"
             )
-    return WdsFolder(root, "classification", _lines(names), _lines(templates), indexes)
+    return WdsFolder(root, split, found, _lines(names), _lines(templates), indexes)

@@ -1,36 +1,43 @@
-"""An evaluation folder -> the evaluator of its type."""
+"""Which tasks there are, which fit a data set, and how a command line or a file names them."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from clipkit.dist.group import World
+import yaml
+
+from clipkit.config.parts import build_part, check_part, list_kinds, part_class, suggest
+from clipkit.data.eval_sets import EvalSet, find_sets
+from clipkit.errors import ClipkitError, ConfigError, DataError
 from clipkit.eval.base import EvalResult
-from clipkit.eval.retrieval import RetrievalEval
-from clipkit.eval.zero_shot import ZeroShotEval
-from clipkit.towers.dual import FeatureEncoder
+from clipkit.eval.embed import Embedder
+
+DEFAULT = {
+    "classification": "zero_shot",
+    "multilabel": "multilabel",
+    "retrieval": "retrieval",
+    "selection": "selection",
+    "mixed_search": "mixed_modality",
+}
 
 
 class Evaluator(Protocol):
-    """Any evaluation task."""
+    """Any evaluation task.
+
+    Attributes:
+        name: Of the data set, as results show it.
+        reads: Types of data sets it takes (`clipkit.data.eval_sets.TYPES`).
+    """
 
     name: str
 
     def check(self) -> object:
-        """Open the data set; raises DataError before any training is spent."""
+        """Open the data set; raises DataError before any time is spent."""
         ...
 
-    def run(self, model: FeatureEncoder, world: World) -> EvalResult:
+    def run(self, model: Embedder) -> EvalResult:
         """Evaluate on all ranks; every rank gets the result."""
         ...
-
-
-def task_for_folder(data: str, split: str = "test") -> Evaluator:
-    """The evaluator that `dataset_type.txt` asks for; without one, zero-shot classification."""
-    root = Path(data)
-    kind = root / "dataset_type.txt"
-    name = root.name if split == "test" else f"{root.name}/{split}"
-    if kind.is_file() and kind.read_text().strip() == "retrieval":
-        return RetrievalEval(data, name, split=split)
-    return ZeroShotEval(data, name, split=split)

@@ -173,6 +173,10 @@ class FeatureEncoder:
         preprocess: PIL image -> (3, H, W) float, normalised.
         tokenizer: list of str -> (n, L) int64.
         device: Where `forward` wants its batch.
+        weights_hash: Identity of the weights; "" where features are never stored.
+        transform_hash: Identity of `preprocess`.
+        tokenizer_hash: Identity of `tokenizer`.
+        precision: "fp32" or "bf16", of the towers.
     """
 
     def __init__(
@@ -181,8 +185,17 @@ class FeatureEncoder:
         preprocess: Callable[[Any], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         device: torch.device,
+        *,
+        weights_hash: str = "",
+        transform_hash: str = "",
+        tokenizer_hash: str = "",
+        precision: str = "fp32",
     ) -> None:
         self.forward = forward
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.device = device
+        self.weights_hash = weights_hash
+        self.transform_hash = transform_hash
+        self.tokenizer_hash = tokenizer_hash
+        self.precision = precision

@@ -1,0 +1,51 @@
+"""sha256 of files, remembered by path, size and time so that large shards are read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+
+def _note(path: str) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("CLIPKIT_CACHE") or home / "clipkit")
+    return cache / "hashes" / f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]}.json"
+
+
+def file_hash(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    stat = os.stat(path)
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    note = _note(str(path))
+    try:
+        known = json.loads(note.read_text())
+        if known["stamp"] == stamp:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    temporary = note.with_name(f".{note.name}.tmp-{os.getpid()}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"stamp": stamp, "sha256": digest.hexdigest()}))
+        os.replace(temporary, note)
+    except OSError:  # a read-only home costs a second reading next time, nothing else
+        pass
+    return digest.hexdigest()
+
+
+def files_hash(paths: Sequence[str | Path]) -> str:
+    """One hash for files in this order; names do not count."""
+    with ThreadPoolExecutor(max_workers=min(8, len(paths) or 1)) as pool:
+        return hashlib.sha256("".join(pool.map(file_hash, paths)).encode()).hexdigest()
