@@ -5,8 +5,10 @@ Needs torch, open_clip and safetensors; neither deepspeed, wandb nor faiss.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,16 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import MANIFEST, find_checkpoint, read_json
 from clipkit.contracts import Batch, Outputs
 from clipkit.errors import CheckpointError
+from clipkit.towers.arch import read_arch
 from clipkit.towers.build import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     Towers,
     build_towers,
+    download_tag,
     load_open_clip_state,
+    load_pretrained,
+    pretrained_preprocess,
 )
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
 
@@ -34,13 +40,21 @@ def is_export(path: str | Path) -> bool:
     return (Path(path) / CONFIG_NAME).is_file() and (Path(path) / WEIGHTS_NAME).is_file()
 
 
-def load_towers(path: str | Path, nonscalar_logit_scale: bool = False) -> Towers:
+def load_towers(
+    path: str | Path, nonscalar_logit_scale: bool = False, arch: str | None = None
+) -> Towers:
     """Towers with the weights of a run folder, a checkpoint folder or an exported folder.
+
+    With `arch`, an open_clip architecture, `path` may also be a weights file of open_clip's (.pt or
+    .safetensors) or one of its pretrained tags.
 
     Raises:
         CheckpointError: Nothing there, damaged, or weights that do not fit their config.
+        ConfigError: Unknown architecture or tag, or a tag that cannot be fetched.
     """
     path = Path(path)
+    if arch is not None or path.is_file():
+        return _load_weights_file(path, nonscalar_logit_scale, arch)
     if is_export(path):
         if (path / MANIFEST).is_file():
             find_checkpoint(path)
@@ -65,6 +79,24 @@ def load_towers(path: str | Path, nonscalar_logit_scale: bool = False) -> Towers
     return towers
 
 
+def _load_weights_file(path: Path, nonscalar_logit_scale: bool, arch: str | None) -> Towers:
+    """Towers of a named architecture with open_clip's weights, from a file or by a tag."""
+    if arch is None:
+        raise CheckpointError(f"{path} is a weights file; name its architecture (--arch ViT-B-32)")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder and knows its architecture; leave --arch out")
+    preprocess: dict[str, Any] = {}
+    file = str(path)
+    if not path.is_file():
+        file, preprocess = download_tag(arch, str(path)), pretrained_preprocess(arch, str(path))
+    towers = build_towers(
+        read_arch(arch), preprocess_cfg=preprocess, nonscalar_logit_scale=nonscalar_logit_scale
+    )
+    load_pretrained(towers.clip, file)
+    towers.clip.eval()
+    return towers
+
+
 def load(
     path: str | Path, *, device: str | torch.device = "cpu"
 ) -> tuple[nn.Module, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
@@ -85,17 +117,60 @@ def load(
     return towers.clip.to(device), towers.preprocess, towers.tokenizer
 
 
-def load_encoder(path: str | Path, *, device: torch.device | None = None) -> FeatureEncoder:
-    """The model as evaluation wants it."""
+def load_encoder(
+    path: str | Path,
+    *,
+    device: torch.device | None = None,
+    arch: str | None = None,
+    precision: str = "fp32",
+) -> FeatureEncoder:
+    """The model as evaluation wants it, with the hashes its features are stored under.
+
+    Args:
+        path: As in `load_towers`.
+        device: Where it goes.
+        arch: As in `load_towers`.
+        precision: "fp32", or "bf16" for autocast inside the towers; features are fp32 either way.
+    """
     device = device or torch.device("cpu")
-    towers = load_towers(path, nonscalar_logit_scale=True)
-    model = DualEncoder(towers.clip, mean=towers.mean, std=towers.std).to(device).eval()
+    towers = load_towers(path, nonscalar_logit_scale=True, arch=arch)
+    weights = state_hash(towers.clip.state_dict())
+    autocast = torch.bfloat16 if precision == "bf16" else None
+    model = DualEncoder(towers.clip, mean=towers.mean, std=towers.std, autocast=autocast)
+    model.to(device).eval()
 
     @torch.no_grad()
     def forward(batch: Batch) -> Outputs:
         return model(batch)
 
-    return FeatureEncoder(forward, towers.preprocess, towers.tokenizer, device)
+    return FeatureEncoder(
+        forward,
+        towers.preprocess,
+        towers.tokenizer,
+        device,
+        weights_hash=weights,
+        transform_hash=_facts_hash(towers.config["preprocess_cfg"]),
+        tokenizer_hash=_facts_hash(towers.config["model_cfg"]["text_cfg"]),
+        precision=precision,
+    )
+
+
+def state_hash(state: dict[str, Tensor]) -> str:
+    """Hash of named tensors: the same for a checkpoint and its export."""
+
+    def one(item: tuple[str, Tensor]) -> str:
+        name, tensor = item
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tensor.numel()}|".encode())
+        digest.update(flat.data)
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(max_workers=8) as pool:  # hashing leaves the interpreter lock
+        return hashlib.sha256("".join(pool.map(one, sorted(state.items()))).encode()).hexdigest()
+
+
+def _facts_hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def export(checkpoint: str | Path, out: str | Path) -> Path:

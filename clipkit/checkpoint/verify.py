@@ -81,6 +81,12 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
+def checkpoint_step(folder: str | Path) -> int | None:
+    """Step of a checkpoint folder by its name; None for any other folder."""
+    match = _STEP.match(Path(folder).resolve().name)
+    return int(match.group(1)) if match else None
+
+
 def newest_valid(run_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Newest checkpoint that verifies, and why newer ones were passed over."""
     skipped: list[str] = []

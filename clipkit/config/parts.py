@@ -226,6 +226,16 @@ def check_part(
         raise ConfigError(f"{place}: {first['msg']} (got {first['input']!r})") from None
 
 
+def part_class(room: str, kind: str, extensions: tuple[str, ...] = ()) -> Any:
+    """Import the kind's module and return its PART.
+
+    Raises:
+        ConfigError: No such kind.
+    """
+    module, _ = _find_file(room, kind, extensions)
+    return importlib.import_module(module).PART
+
+
 def build_part(
     room: str,
     spec: dict[str, Any],
@@ -239,8 +249,7 @@ def build_part(
     Raises:
         ConfigError: The part is no subclass of `base`: it belongs in another section.
     """
-    module, _ = _find_file(room, spec["kind"], extensions)
-    part = importlib.import_module(module).PART
+    part = part_class(room, spec["kind"], extensions)
     if not issubclass(part, base):
         raise ConfigError(f"kind '{spec['kind']}' does not belong in {room}: no {base.__name__}")
     return part(*given, **{k: v for k, v in spec.items() if k != "kind" and k not in drop})

@@ -186,6 +186,7 @@ class EvalSection(Section):
     """Evaluation inside training."""
 
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: only at the end.")
+    batch_size: int = Field(64, gt=0, description="Images encoded at once per rank; texts: 4 x.")
     tasks: tuple[PartSpec, ...] = Field((), description="Evaluators: {kind, name, ...}.")
 
 

@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
+_SMALL = 8 << 20  # bytes; hashing fewer costs less than remembering
+
+
 def _note(path: str) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(os.environ.get("CLIPKIT_CACHE") or home / "clipkit")
@@ -24,6 +27,8 @@ def file_hash(path: str | Path) -> str:
     """
     stat = os.stat(path)
     stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    if stat.st_size < _SMALL:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     note = _note(str(path))
     try:
         known = json.loads(note.read_text())
@@ -49,3 +54,17 @@ def files_hash(paths: Sequence[str | Path]) -> str:
     """One hash for files in this order; names do not count."""
     with ThreadPoolExecutor(max_workers=min(8, len(paths) or 1)) as pool:
         return hashlib.sha256("".join(pool.map(file_hash, paths)).encode()).hexdigest()
+
+
+def tree_hash(root: str | Path) -> str:
+    """One hash for a file, or for a folder's files with their names; hidden files and indexes left out."""
+    root = Path(root)
+    if root.is_file():
+        return file_hash(root)
+    files = [
+        p
+        for p in sorted(root.rglob("*"))
+        if p.is_file() and not p.name.startswith(".") and not p.name.endswith(".idx.npz")
+    ]
+    names = "\0".join(str(p.relative_to(root)) for p in files)
+    return hashlib.sha256(f"{names}\0{files_hash(files)}".encode()).hexdigest()

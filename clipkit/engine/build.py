@@ -328,6 +328,7 @@ def build_run(config: RunConfig, world: World) -> Run:
         global_batch_size=t.global_batch_size,
         log_every=config.log.every,
         eval_every=config.eval.every,
+        eval_batch_size=config.eval.batch_size,
         save_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
         lock=lock,

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.files import write_text
+from clipkit.checkpoint.verify import checkpoint_folder
 from clipkit.checkpoint.write import write_checkpoint
 from clipkit.contracts import Batch
 from clipkit.data.loader import IndexedLoader
@@ -23,6 +24,8 @@ from clipkit.engine.snapshot import addon_scalars, restore, slices
 from clipkit.engine.step import StepResult, TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.eval.base import EvalResult
+from clipkit.eval.embed import Embedder
+from clipkit.eval.results import result_path, write_result
 from clipkit.eval.table import results_table
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.schedules import Schedule
@@ -48,6 +51,7 @@ class Run:
     global_batch_size: int
     log_every: int = 1
     eval_every: int = 0
+    eval_batch_size: int = 64
     save_every: int = 0
     keep: int = 2
     step: int = 0
@@ -145,9 +149,8 @@ def evaluate(run: Run) -> None:
     model = run.strategy.model
     training = model.training
     model.eval()
-    results: list[EvalResult] = []
-    for evaluator in run.evaluators:
-        results.append(evaluator.run(run.encoder, run.world))
+    embedder = Embedder(run.encoder, run.world, batch_size=run.eval_batch_size)
+    results = [evaluator.run(embedder) for evaluator in run.evaluators]
     model.train(training)
     if results:
         if run.step == run.total_steps:
@@ -162,6 +165,18 @@ def evaluate(run: Run) -> None:
                 {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
             )
             write_text(run.folder / "results.json", text)
+            store_results(run, results)
+
+
+def store_results(run: Run, results: list[EvalResult]) -> None:
+    """Records and details of an evaluation, for `clipkit eval report` and `compare`."""
+    model = f"step_{run.step:08d}"
+    for evaluator, result in zip(run.evaluators, results):
+        kind = type(evaluator).__module__.removeprefix("clipkit.eval.")
+        facts: dict[str, Any] = {"kind": kind, "model_name": f"{run.folder.name}-{model}"}
+        facts |= {"model": run.folder.name, "pretrained": str(checkpoint_folder(run.folder, run.step)), "step": run.step}
+        path = result_path(run.folder / "eval", model, result.dataset, kind)
+        write_result(path, result, {**facts, "language": "en", "key": ""})
 
 
 def save(run: Run) -> Path:

@@ -1,7 +1,7 @@
 """The one embedding pass: whole batches, cut by sample index, dealt to ranks in turn.
 
 Every rank runs the same number of forward passes (ZeRO-3 gathers parameters in each), and every
-batch has the same members and the same size on any number of ranks, so features do not depend on
+batch has the same members and the same padding on any number of ranks, so features do not depend on
 the world size. Each image set and each list of texts is embedded once and kept, in memory and, with
 a cache, on disk by parts, so an interrupted pass goes on where it stood.
 
@@ -153,13 +153,14 @@ class Embedder:
             ahead = _in_order(pool, prepare, (i for a, b in spans for i in range(a, b)), 4 * workers)
             for start, stop in spans:
                 pixels = torch.stack(list(islice(ahead, stop - start)))
-                padded = _padded(pixels, self.batch_size)
+                padded = _padded(pixels, _bucket(len(pixels), self.batch_size))
                 batch = Batch({"image": padded}, {}, torch.arange(len(padded)))
                 out = self.encoder.forward(batch.to(self.encoder.device))
                 yield out.embeddings["image"][: stop - start, 0]
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
-        tokens = _padded(self.encoder.tokenizer(texts), _TEXTS * self.batch_size)[:, None]
+        size = _bucket(len(texts), _TEXTS * self.batch_size)
+        tokens = _padded(self.encoder.tokenizer(texts), size)[:, None]
         batch = Batch({}, {"text": tokens}, torch.arange(len(tokens)))
         out = self.encoder.forward(batch.to(self.encoder.device))
         return out.embeddings["text"][: len(texts), 0]
@@ -228,8 +229,13 @@ class Embedder:
             )
 
 
+def _bucket(rows: int, size: int) -> int:
+    """The batch that `rows` are computed in: the next power of two, at most `size`."""
+    return min(size, 1 << (rows - 1).bit_length())
+
+
 def _padded(rows: Tensor, size: int) -> Tensor:
-    """(size, ...) rows: zeros below, so that a short batch is computed as a full one is."""
+    """(size, ...) rows: zeros below."""
     if len(rows) == size:
         return rows
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
+from clipkit.eval.feature_cache import digest
 
 _MATRIX = 60  # classes up to which the whole confusion matrix is kept
 
@@ -52,6 +53,7 @@ class ZeroShotEval:
             "split": self.split,
             "classes": len(folder.classnames),
             "templates": len(folder.templates),
+            "templates_hash": digest(templates="\n".join(folder.templates)),
         }
         return EvalResult.from_records(
             "zeroshot_classification",

@@ -150,6 +150,13 @@ def download_tag(arch: str, tag: str) -> str:
         raise ConfigError(f"model.pretrained: '{tag}' cannot be fetched: {reason}") from None
 
 
+def pretrained_preprocess(arch: str, tag: str) -> dict[str, Any]:
+    """The image transform that open_clip's weights of a tag were trained with."""
+    found = open_clip.get_pretrained_cfg(arch.replace("/", "-"), tag)
+    wanted = ("mean", "std", "interpolation", "resize_mode")
+    return {k: found[k] for k in wanted if found.get(k) is not None}
+
+
 def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """Load a state dict whose logit_scale may be 0-d or [1], with or without a "module." prefix.
 

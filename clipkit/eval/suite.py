@@ -1,0 +1,125 @@
+"""Many tasks on one loaded model: features once, finished tasks skipped, results stored as they come."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clipkit.data.content_hash import tree_hash
+from clipkit.errors import DataError
+from clipkit.eval.embed import Embedder
+from clipkit.eval.feature_cache import digest
+from clipkit.eval.results import StoredResult, read_result, result_path, write_result
+from clipkit.eval.tasks import Job
+
+VERSION = "1"  # raise it when a task's numbers change, so that stored results are computed again
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model a result belongs to.
+
+    Attributes:
+        name: Of its folder of results.
+        place: Path or tag it was loaded from.
+        arch: open_clip architecture where one was named, else the run's or export's name.
+        step: Of the checkpoint, if it has one.
+    """
+
+    name: str
+    place: str
+    arch: str
+    step: int | None = None
+
+
+def run_jobs(
+    jobs: list[Job], model: Embedder, facts: ModelFacts, out: Path, *, force: bool = False
+) -> Iterator[tuple[StoredResult, bool]]:
+    """Run every job, on all ranks; rank 0 writes.
+
+    Yields:
+        (result, whether it was computed now) of each job. A result that is there with the same key
+        is not computed again. On ranks other than 0 nothing is yielded.
+
+    Raises:
+        NonFiniteResult: The model gives NaN or infinity.
+        DataError: A data set is not whole, or `out` cannot be written.
+    """
+    world = model.world
+    for job in jobs:
+        path = result_path(out, facts.name, job.evaluator.name, job.kind)
+        key = _key(job, model) if world.is_main else ""
+        stored = _finished(path, key) if not force else None
+        if not world.max_int(int(stored is None and world.is_main)):
+            if stored is not None and world.is_main:
+                yield stored, False
+            continue
+        start = time.perf_counter()
+        result = job.evaluator.run(model)
+        if world.is_main:
+            more = {"key": key, "seconds": round(time.perf_counter() - start, 3)}
+            try:
+                stored = write_result(path, result, {**_facts(job, model, facts), **more})
+            except OSError as error:
+                raise DataError(f"--out {out}: cannot be written: {error.strerror}") from None
+            yield stored, True
+
+
+def _finished(path: Path, key: str) -> StoredResult | None:
+    try:
+        stored = read_result(path)
+        stored.records()
+    except DataError:
+        return None
+    return stored if stored.data["key"] == key else None
+
+
+def _key(job: Job, model: Embedder) -> str:
+    """Hash of all a result depends on: model, data, arguments, our own version of the tasks."""
+    encoder = model.encoder
+    paths = [v for v in job.arguments.values() if isinstance(v, str) and v and Path(v).exists()]
+    return digest(
+        version=VERSION,
+        kind=job.kind,
+        name=job.evaluator.name,
+        arguments=str(sorted(job.arguments.items())),
+        data=tree_hash(job.root),
+        more="".join(tree_hash(p) for p in paths),
+        weights=encoder.weights_hash,
+        transform=encoder.transform_hash + encoder.tokenizer_hash,
+        precision=encoder.precision,
+        batch_size=str(model.batch_size),
+    )
+
+
+def _facts(job: Job, model: Embedder, facts: ModelFacts) -> dict[str, Any]:
+    """What stands beside the metrics: CLIP_benchmark's keys and the provenance."""
+    encoder = model.encoder
+    return {
+        "kind": job.kind,
+        "arguments": job.arguments,
+        "model": facts.arch,
+        "model_name": facts.name,
+        "pretrained": facts.place,
+        "step": facts.step,
+        "language": "en",
+        "weights_hash": encoder.weights_hash,
+        "transform_hash": encoder.transform_hash,
+        "tokenizer_hash": encoder.tokenizer_hash,
+        "precision": encoder.precision,
+        "score_dtype": "fp32",
+        "batch_size": model.batch_size,
+        "data_hash": tree_hash(job.root),
+        "skipped_samples": 0,  # an unreadable sample fails the task
+        "versions": {
+            "clipkit": version("clipkit"),
+            "torch": version("torch"),
+            "open_clip": version("open_clip_torch"),
+            "python": platform.python_version(),
+        },
+    }
