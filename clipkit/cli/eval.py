@@ -11,6 +11,7 @@ import typer
 #LATER from clipkit.cli.eval_gate import gate
 #LATER from clipkit.cli.eval_report import report
 from clipkit.cli.eval_sets import ls, validate
+from clipkit.cli.eval_watch import watch
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from clipkit.eval.results import StoredResult
     from clipkit.eval.suite import ModelFacts
     from clipkit.eval.tasks import Job
+    from clipkit.towers.dual import FeatureEncoder
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints; compare, report, gate.")
 app.command("ls")(ls)
 app.command("validate")(validate)
 #LATER app.command("compare")(compare)
 #LATER app.command("report")(report)
+app.command("watch")(watch)
 #LATER app.command("gate")(gate)
 
 Data = Annotated[
@@ -68,7 +71,10 @@ def run(
     force: Force = False,
 ) -> None:
     """Run tasks on checkpoints; each model is loaded once, each image embedded once."""
+    import time
+
     from clipkit.dist import group
+    from clipkit.loading import load_encoder
 
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision '{precision}': choose fp32 or bf16")
@@ -78,18 +84,23 @@ def run(
     world = group.setup(device=device)
     try:
         for place, facts in models:
+            start = time.perf_counter()
+            encoder = load_encoder(place, device=world.device, arch=arch, precision=precision)
+            loaded = time.perf_counter() - start
             evaluate_checkpoint(
-                place,
+                encoder,
                 facts,
                 jobs,
                 world,
                 out=out,
-                arch=arch,
-                precision=precision,
                 batch_size=batch_size,
                 cache=None if no_cache else cache_folder(cache),
                 force=force,
             )
+            if world.is_main:
+                total = time.perf_counter() - start
+                text = f"{facts.name}: loaded in {loaded:.1f} s, evaluated in {total - loaded:.1f} s"
+                typer.echo(text, err=True)
     finally:
         group.teardown()
 
@@ -181,39 +192,26 @@ def writable(out: Path) -> None:
 
 
 def evaluate_checkpoint(
-    place: str,
+    encoder: FeatureEncoder,
     facts: ModelFacts,
     jobs: list[Job],
     world: World,
     *,
     out: Path,
-    arch: str | None = None,
-    precision: str = "fp32",
     batch_size: int = 64,
     cache: Path | None = None,
     force: bool = False,
 ) -> list[StoredResult]:
-    """Load one model, run all jobs on it, print its table."""
-    import time
-
+    """Run all jobs on a loaded model and print its table."""
     from rich.console import Console
 
     from clipkit.eval.embed import Embedder
     from clipkit.eval.feature_cache import FeatureCache
     from clipkit.eval.suite import run_jobs
     from clipkit.eval.table import stored_table
-    from clipkit.loading import load_encoder
 
-    start = time.perf_counter()
-    encoder = load_encoder(place, device=world.device, arch=arch, precision=precision)
-    loaded = time.perf_counter() - start
-    embedder = Embedder(
-        encoder,
-        world,
-        cache=FeatureCache(cache) if cache else None,
-        batch_size=batch_size,
-        progress=True,
-    )
+    features = FeatureCache(cache) if cache else None
+    embedder = Embedder(encoder, world, cache=features, batch_size=batch_size, progress=True)
     said = Console(stderr=True)
     found = []
     for result, fresh in run_jobs(jobs, embedder, facts, out, force=force):
@@ -222,9 +220,5 @@ def evaluate_checkpoint(
         said.print(f"{result.dataset}: {result.kind}: {state}", highlight=False)
     if world.is_main:
         Console().print(stored_table(found, facts.name))
-        total = time.perf_counter() - start
-        said.print(
-            f"loaded in {loaded:.1f} s, evaluated in {total - loaded:.1f} s; results: {out / facts.name}",
-            highlight=False,
-        )
+        said.print(f"results: {out / facts.name}", highlight=False, soft_wrap=True)
     return found

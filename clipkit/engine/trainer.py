@@ -170,13 +170,14 @@ def evaluate(run: Run) -> None:
 
 def store_results(run: Run, results: list[EvalResult]) -> None:
     """Records and details of an evaluation, for `clipkit eval report` and `compare`."""
-    model = f"step_{run.step:08d}"
+    folder = checkpoint_folder(run.folder, run.step)
+    name = f"{run.folder.resolve().name}-{folder.name}"
+    facts: dict[str, Any] = {"model_name": name, "model": name, "pretrained": str(folder)}
     for evaluator, result in zip(run.evaluators, results):
         kind = type(evaluator).__module__.removeprefix("clipkit.eval.")
-        facts: dict[str, Any] = {"kind": kind, "model_name": f"{run.folder.name}-{model}"}
-        facts |= {"model": run.folder.name, "pretrained": str(checkpoint_folder(run.folder, run.step)), "step": run.step}
-        path = result_path(run.folder / "eval", model, result.dataset, kind)
-        write_result(path, result, {**facts, "language": "en", "key": ""})
+        path = result_path(run.folder / "eval", name, result.dataset, kind)
+        more = {"kind": kind, "step": run.step, "language": "en", "key": ""}
+        write_result(path, result, {**facts, **more})
 
 
 def save(run: Run) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -35,8 +36,8 @@ class FeatureCache:
         root: Folder; made when the first part is written.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
 
     def read(self, facts: dict[str, str], part: int, rows: int) -> Tensor | None:
         """(rows, D) fp32, or None where the part is missing, damaged or of another length."""
@@ -63,7 +64,8 @@ class FeatureCache:
             )
             os.replace(temporary, path)
         except (OSError, SafetensorError):
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
     def _path(self, facts: dict[str, str], part: int) -> Path:
         key = digest(**facts)

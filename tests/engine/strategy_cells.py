@@ -17,6 +17,7 @@ from clipkit.dist.group import World
 from clipkit.engine.snapshot import restore, slices
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
+from clipkit.eval.embed import Embedder
 from clipkit.eval.zero_shot import ZeroShotEval
 from clipkit.towers.dual import FeatureEncoder
 from tests.engine.cells import (
@@ -56,7 +57,7 @@ def evaluate_after_training(
         out = strategy.forward(tiny_batch(4, seed=99))
     features = torch.cat([out.embeddings["image"], out.embeddings["text"]])[:, 0].clone()
     encoder = FeatureEncoder(strategy.forward, _pixels, _tokens, world.device)
-    metrics = ZeroShotEval(data, "classes", batch_size=5).run(encoder, world).metrics
+    metrics = ZeroShotEval(data, "classes").run(Embedder(encoder, world, batch_size=5)).metrics
     close(strategy)
     return features, metrics
 

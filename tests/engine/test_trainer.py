@@ -9,6 +9,7 @@ import pytest
 
 import clipkit
 from clipkit.engine.trainer import due
+from clipkit.eval.results import read_results
 from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool
 from tests.fixtures_shards import write_shards
@@ -28,9 +29,15 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ig
         ".lock",
         "checkpoints",
         "config.yaml",
+        "eval",
         "metrics.jsonl",
         "results.json",
     }
+    stored = read_results(folder / "eval")
+    assert [(r.data["step"], r.kind, len(r.records())) for r in stored] == [
+        (3, "zero_shot", 12),
+        (6, "zero_shot", 12),
+    ]
     assert sorted(p.name for p in (folder / "checkpoints").glob("step_*")) == [
         "step_00000004",
         "step_00000006",

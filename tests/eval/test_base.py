@@ -1,40 +1,64 @@
-"""Wilson's interval against published values, and what a result looks like as JSON."""
+"""Metrics are the means of their records; NaN is no result; JSON has CLIP_benchmark's keys."""
 
 import json
 
 import pytest
 
-from clipkit.eval.base import EvalResult, wilson
+from clipkit.eval.base import EvalResult, NonFiniteResult, column, metric_of
+from clipkit.eval.intervals import wilson
+
+RECORDS = [
+    {"id": "a", "class": "x", "values": {"acc": 1.0, "both": 1.0}},
+    {"id": "b", "class": "x", "values": {"acc": 0.0, "both": 0.0}},
+    {"id": "c", "class": "x", "values": {"acc": 0.0, "both": 0.0}},
+    {"id": "d", "class": "y", "values": {"acc": 1.0, "both": 1.0}},
+    {"id": "t", "unit": "caption", "cluster": "a", "values": {"back": 1.0}},
+    {"id": "u", "unit": "caption", "cluster": "a", "values": {"back": 0.0}},
+]
 
 
-@pytest.mark.parametrize(
-    ("share", "n", "low", "high"),
-    [
-        (0.5, 10, 0.2366, 0.7634),  # Newcombe 1998 and Brown, Cai & DasGupta 2001 give these
-        (0.0, 10, 0.0, 0.2775),
-        (1.0, 10, 0.7225, 1.0),
-        (81 / 263, 263, 0.2553, 0.3662),
-        (15 / 148, 148, 0.0624, 0.1605),
-        (0.0, 20, 0.0, 0.1611),
-        (1 / 29, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson(share, n, low, high):
-    assert wilson(share, n) == pytest.approx((low, high), abs=5e-5)
+def test_means_intervals_and_counts():
+    result = EvalResult.from_records(
+        "t", "d", RECORDS, macro={"both": "class"}, metrics={"gap": 0.3}, intervals={"gap": (0, 1)}
+    )
+    assert result.metrics == {
+        "n": 6, "nan_rate": 0.0, "acc": 0.5, "both": (1 / 3 + 1) / 2, "back": 0.5, "gap": 0.3,
+    }  # fmt: skip
+    assert result.counts == {"acc": 4, "both": 4, "back": 2}
+    assert result.intervals["acc"] == wilson(0.5, 4) and result.intervals["gap"] == (0, 1)
 
 
-def test_nothing_is_known_of_no_samples():
-    assert wilson(0.0, 0) == (0.0, 1.0)
+def test_samples_of_one_image_are_one_cluster():
+    found = column(RECORDS, "back")
+    assert found.keys == [("caption", "t"), ("caption", "u")]
+    assert found.clusters.tolist() == [0, 0] and found.mean == 0.5
+    assert column(RECORDS, "acc").clusters is None
+    value, interval, n = metric_of(RECORDS, "both", "class")
+    assert (value, n) == (pytest.approx(2 / 3), 4) and interval[0] < value < interval[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_finite_is_named(value):
+    with pytest.raises(NonFiniteResult, match="digits/zs: acc1 is") as caught:
+        EvalResult("zs", "digits", {"acc1": value})
+    assert caught.value.exit_status == 5
 
 
 def test_json_has_clip_benchmarks_keys():
     result = EvalResult(
-        "zeroshot_classification", "digits", {"acc1": 0.5}, {"acc1": (0.4, 0.6)}, {"data": "/x"}
+        "zeroshot_classification",
+        "digits",
+        {"acc1": 0.5},
+        {"acc1": (0.4, 0.6)},
+        provenance={"data": "/x"},
     )
     assert json.loads(json.dumps(result.to_json())) == {
         "dataset": "digits",
         "task": "zeroshot_classification",
         "metrics": {"acc1": 0.5},
         "intervals": {"acc1": [0.4, 0.6]},
+        "counts": {},
+        "macro": {},
+        "details": {},
         "data": "/x",
     }

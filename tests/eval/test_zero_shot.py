@@ -6,22 +6,27 @@ import torch.nn.functional as F
 
 from clipkit.dist.group import World
 from clipkit.errors import DataError
-from clipkit.eval.zero_shot import ZeroShotEval, class_features, label_ranks, mean_per_class_recall
+from clipkit.eval.embed import Embedder
+from clipkit.eval.zero_shot import ZeroShotEval, class_features, confusion, exact_scores, label_ranks
 from tests.fixtures_encoder import color_encoder, write_color_set
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3]
 
 
-def run(root, model, **options):
-    return ZeroShotEval(str(root), "colors", **options).run(model, World())
+def run(root, model, batch_size=64):
+    embedder = Embedder(model, World(), batch_size=batch_size)
+    return ZeroShotEval(str(root), "colors").run(embedder)
 
 
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_a_model_that_knows_colors_is_perfect(tmp_path, batch_size):
     result = run(write_color_set(tmp_path, LABELS), color_encoder(), batch_size=batch_size)
-    assert result.metrics == {"acc1": 1.0, "acc5": 1.0, "mean_per_class_recall": 1.0, "n": 8}
+    shares = {"acc1": 1.0, "acc5": 1.0, "mean_per_class_recall": 1.0, "tie_rate": 0.0}
+    assert result.metrics == {"n": 8, "nan_rate": 0.0, **shares}
     assert result.task == "zeroshot_classification" and result.dataset == "colors"
-    assert result.provenance == {"data": str(tmp_path), "classes": 4, "templates": 2}
+    expected = {"data": str(tmp_path), "split": "test", "classes": 4, "templates": 2}
+    assert {**result.provenance, **expected} == result.provenance
+    assert result.details["matrix"] == [[3, 0, 0, 0], [0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]]
     assert result.intervals["acc1"] == pytest.approx((0.6756, 1.0), abs=1e-4)
 
 
@@ -51,19 +56,28 @@ def test_a_constant_model_scores_nothing(tmp_path):
     model = color_encoder(lambda c: torch.ones_like(c), lambda c: torch.ones_like(c))
     result = run(write_color_set(tmp_path, LABELS), model)
     assert result.metrics["acc1"] == 0.0 and result.metrics["mean_per_class_recall"] == 0.0
+    assert result.metrics["tie_rate"] == 1.0
 
 
-def test_label_ranks_and_recall_by_hand():
-    classes = torch.eye(3)
+def test_label_ranks_by_hand():
     images = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
-    labels = torch.tensor([0, 2, 0, 2])
-    ranks = label_ranks(images, classes, labels)
-    assert ranks.tolist() == [0, 2, 1, 0]
-    assert mean_per_class_recall(ranks < 1, labels) == pytest.approx((1 / 2 + 1 / 2) / 2)
-    uneven = torch.tensor([True, False, False, True])
-    assert mean_per_class_recall(uneven, torch.tensor([0, 0, 0, 5])) == pytest.approx(
-        (1 / 3 + 1) / 2
-    )
+    scores = exact_scores(images, torch.eye(3))
+    assert label_ranks(scores, torch.tensor([0, 2, 0, 2])).tolist() == [0, 2, 1, 0]
+
+
+def test_equal_features_tie_wherever_they_stand():
+    row = F.normalize(torch.randn(1, 509, generator=torch.Generator().manual_seed(0)), dim=1)
+    scores = exact_scores(row.repeat(67, 1), row.repeat(33, 1))
+    assert len(scores.unique()) == 1
+
+
+def test_confusions_by_hand():
+    pairs = [("a", "a"), ("a", "b"), ("a", "b"), ("b", "a"), ("c", "c")]
+    details = confusion([{"class": a, "predicted": b} for a, b in pairs], ["a", "b", "c", "d"])
+    assert details["confusions"] == [("a", "b", 2), ("b", "a", 1)]
+    assert details["matrix"] == [[1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    recalls = {row["class"]: (row["n"], row["recall"]) for row in details["per_class"]}
+    assert recalls == {"a": (3, 1 / 3), "b": (1, 0.0), "c": (1, 1.0)}
 
 
 def test_class_features_average_templates_before_normalising():
@@ -71,7 +85,9 @@ def test_class_features_average_templates_before_normalising():
         return color
 
     model = color_encoder(text_features=prompt_length)
-    features = class_features(model, ["red", "blue"], ["{c}", "a green thing not {c}"], World())
+    features = class_features(
+        Embedder(model, World()), ["red", "blue"], ["{c}", "a green thing not {c}"]
+    )
     red, green, blue = (
         torch.tensor(c).float() for c in ((250, 10, 10), (10, 250, 10), (10, 10, 250))
     )

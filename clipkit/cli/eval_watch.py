@@ -1,0 +1,94 @@
+"""`clipkit eval watch`: evaluate each new checkpoint of a live run, from another process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipkit.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.dist.group import World
+    from clipkit.towers.dual import FeatureEncoder
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run folder; may be empty yet.")],
+    data: Annotated[list[Path], typer.Option(help="Evaluation set, or a folder of them; repeat.")],
+    tasks: Annotated[list[str], typer.Option(help="Kind, glob or YAML file; repeat.")] = [],  # noqa: B006
+    split: Annotated[list[str], typer.Option(help="Folder or prefix of the shards; repeat.")] = [  # noqa: B006
+        "test"
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for results; default RUN/eval.")] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 30,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds without training and new checkpoints to the end.")
+    ] = 600,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once per rank.")] = 64,
+) -> None:
+    """Evaluate checkpoints as they appear; ends when the run has been still for --patience."""
+    from clipkit.cli.eval import evaluate_checkpoint, plan_jobs, writable
+    from clipkit.dist import group
+    from clipkit.eval.suite import ModelFacts
+
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run} is no run folder")
+    jobs = plan_jobs(data, split, tasks)
+    results = out or run / "eval"
+    writable(results)
+    world = group.setup(device=device)
+    done: set[int] = set()
+    try:
+        while (step := _next_step(run, done, every, patience, world)) is not None:
+            done.add(step)
+            folder, encoder = _load(run, step, world)
+            if encoder is not None:
+                facts = ModelFacts(f"{run.resolve().name}-{folder.name}", str(folder), "", step)
+                evaluate_checkpoint(
+                    encoder, facts, jobs, world, out=results, batch_size=batch_size
+                )
+    finally:
+        group.teardown()
+    if world.is_main:
+        typer.echo(f"{run}: still for {patience:g} s; {len(done)} checkpoints looked at", err=True)
+
+
+def _next_step(
+    run: Path, done: set[int], every: float, patience: float, world: World
+) -> int | None:
+    """The oldest checkpoint not looked at yet, the same on all ranks; None when the run is still."""
+    from clipkit.checkpoint.verify import list_checkpoints, step_of
+    from clipkit.engine.run_folder import is_live
+
+    still = time.monotonic()
+    while True:
+        new = [s for s in map(step_of, list_checkpoints(run)) if s not in done]
+        if is_live(run):
+            still = time.monotonic()
+        ended = not new and time.monotonic() - still >= patience
+        step = world.broadcast_int(new[0] if new else -2 if ended else -1)
+        if step >= 0:
+            return step
+        if step == -2:
+            return None
+        time.sleep(every)
+
+
+def _load(run: Path, step: int, world: World) -> tuple[Path, FeatureEncoder | None]:
+    """The model of a checkpoint; None, said so, where a rank finds it damaged or pruned."""
+    from clipkit.checkpoint.verify import checkpoint_folder
+    from clipkit.loading import load_encoder
+
+    folder, encoder, reason = checkpoint_folder(run, step), None, ""
+    try:
+        encoder = load_encoder(folder, device=world.device)
+    except CheckpointError as error:
+        reason = str(error)
+    if world.max_int(int(encoder is None)):
+        typer.echo(f"{folder.name} left out: {reason or 'another rank cannot read it'}", err=True)
+        return folder, None
+    return folder, encoder

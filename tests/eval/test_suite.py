@@ -1,0 +1,92 @@
+"""Finished tasks are not repeated, changed ones are; rank 0 writes; provenance says what was run."""
+
+import json
+import os
+
+import pytest
+
+from clipkit.data.eval_sets import find_sets
+from clipkit.dist.group import World
+from clipkit.eval.base import NonFiniteResult
+from clipkit.eval.embed import Embedder
+from clipkit.eval.results import read_results
+from clipkit.eval.suite import ModelFacts, run_jobs
+from clipkit.eval.tasks import plan
+from tests.eval import cells
+from tests.fixtures_encoder import color_encoder, write_color_set
+
+FACTS = ModelFacts("m-step_00000003", "/runs/m", "m", 3)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_color_set(tmp_path / "data" / "colors", [0, 1, 2, 3, 0])
+    write_color_set(tmp_path / "data" / "pairs", [0, 1, 2], ["a red", "a green\ngreen", "a blue"])
+    return tmp_path
+
+
+def run(root, model=None, **options):
+    jobs, _ = plan(find_sets(root / "data"))
+    embedder = Embedder(model or color_encoder(), World())
+    return list(run_jobs(jobs, embedder, FACTS, root / "out", **options))
+
+
+def test_results_are_stored_and_not_computed_twice(root):
+    first = run(root)
+    assert [(r.dataset, r.kind, fresh) for r, fresh in first] == [
+        ("colors", "zero_shot", True),
+        ("pairs", "retrieval", True),
+    ]
+    calls = []
+    again = run(root, color_encoder(calls=calls))
+    assert [fresh for _, fresh in again] == [False, False] and not calls
+    assert [fresh for _, fresh in run(root, force=True)] == [True, True]
+    assert [r.metrics for r, _ in first] == [r.metrics for r, _ in again]
+
+
+def test_what_a_result_depends_on_makes_it_new(root):
+    run(root)
+    names = root / "data" / "colors" / "zeroshot_classification_templates.txt"
+    names.write_text("one {c}\n")
+    assert [fresh for _, fresh in run(root)] == [True, False]
+    other = color_encoder()
+    other.weights_hash = "other"
+    assert [fresh for _, fresh in run(root, other)] == [True, True]
+
+
+def test_a_damaged_result_is_computed_again(root):
+    (first, _), (second, _) = run(root)
+    first.path.write_text(first.path.read_text()[:-20])
+    samples = next(second.path.parent.glob("pairs*.jsonl"))
+    samples.write_text(samples.read_text().replace("1.0", "0.0"))
+    assert [fresh for _, fresh in run(root)] == [True, True]
+
+
+def test_finished_tasks_stay_when_a_later_one_fails(root):
+    def broken(color):
+        return color * float("nan") if len(color) == 4 else cells.mixed(color)
+
+    with pytest.raises(NonFiniteResult, match="image tower"):
+        run(root, color_encoder(broken))
+    stored = read_results(root / "out")
+    assert [r.dataset for r in stored] == ["colors"]
+
+
+def test_provenance(root):
+    (stored, _), _ = run(root)
+    data = json.loads(stored.path.read_text())
+    assert {"dataset", "task", "metrics", "model", "pretrained", "language"} <= data.keys()
+    assert data["step"] == 3 and data["skipped_samples"] == 0 and data["score_dtype"] == "fp32"
+    assert data["versions"].keys() == {"clipkit", "torch", "open_clip", "python"}
+    for key in ("weights_hash", "transform_hash", "tokenizer_hash", "templates_hash", "data_hash"):
+        assert isinstance(data[key], str)
+    assert len(stored.records()) == data["metrics"]["n"] == 5
+
+
+def test_two_ranks_write_what_one_writes(root, ranks):
+    run(root)
+    alone = {r.dataset: (r.metrics, r.records()) for r in read_results(root / "out")}
+    os.rename(root / "out", root / "alone")
+    assert ranks(2).run(cells.suite, str(root / "data"), str(root / "out")) == [2, 0]
+    both = {r.dataset: (r.metrics, r.records()) for r in read_results(root / "out")}
+    assert both == alone
