@@ -1,9 +1,13 @@
 """CLIP_benchmark's layout; evaluation sets must be whole."""
 
+import io
+
+import numpy as np
 import pytest
 
 from clipkit.data.wds_folder import open_folder
 from clipkit.errors import DataError
+from tests.fixtures_encoder import write_color_set
 from tests.fixtures_shards import image_bytes, write_tar
 
 
@@ -12,10 +16,10 @@ def build(root, shards=((0, 1), (2,)), kind=None, name="test/{}.tar"):
         members = []
         for i, label in enumerate(labels):
             members += [
-                (f"s{s}{i}.png", image_bytes((label * 50, 0, 0))),
-                (f"s{s}{i}.cls", b"%d\n" % label),
+                (f"s{s:02d}{i}.png", image_bytes((label * 50, 0, 0))),
+                (f"s{s:02d}{i}.cls", b"%d\n" % label),
             ]
-            members += [(f"s{s}{i}.txt", b"one %d\n\n two \n" % label)]
+            members += [(f"s{s:02d}{i}.txt", b"one %d\n\n two \n" % label)]
         write_tar(root / name.format(s), members)
     (root / "classnames.txt").write_text("red\ngreen\n\nblue\n")
     (root / "zeroshot_classification_templates.txt").write_text("a {c}\nthe {c}\n")
@@ -104,3 +108,67 @@ def test_missing_members_and_damaged_images_are_named(tmp_path):
         list(folder.images(1, 2))
     with pytest.raises(DataError, match=r"sample 'a' has no \.txt member"):
         folder.captions()
+
+
+def test_samples_stand_in_the_order_of_their_keys(tmp_path):
+    root = write_color_set(tmp_path, [0, 1, 2, 3, 1])
+    first, second = root / "test" / "0.tar", root / "test" / "1.tar"
+    keys, labels = open_folder(root).keys, open_folder(root).labels()
+    first.rename(root / "test" / "2.tar")
+    second.rename(root / "test" / "0.tar")
+    (root / "test" / "2.tar").rename(root / "test" / "1.tar")
+    folder = open_folder(root)
+    assert folder.keys == keys == sorted(keys) and folder.labels() == labels == [0, 1, 2, 3, 1]
+    assert [image.getpixel((0, 0))[0] for image in folder.images(2, 4)] == [10, 250]
+
+
+def multi_hot(rows, **options):
+    out = []
+    for row in rows:
+        data = io.BytesIO()
+        np.save(data, np.array(row, **options), allow_pickle=True)
+        out.append(data.getvalue())
+    return out
+
+
+def write_multilabel(root, arrays):
+    members = []
+    for i, data in enumerate(arrays):
+        members += [(f"{i}.png", image_bytes()), (f"{i}.npy", data)]
+    write_tar(root / "test" / "0.tar", members)
+    (root / "classnames.txt").write_text("cat\ndog\nowl\n")
+    (root / "zeroshot_classification_templates.txt").write_text("a {c}\n")
+    (root / "dataset_type.txt").write_text("multilabel\n")
+    return root
+
+
+def test_sets_of_labels(tmp_path):
+    root = write_multilabel(tmp_path, multi_hot([[0, 1, 1], [0, 0, 0]]))
+    folder = open_folder(root, kind="multilabel")
+    assert folder.label_sets().tolist() == [[False, True, True], [False, False, False]]
+    assert folder.classnames == ["cat", "dog", "owl"]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        multi_hot([[0, 1]]),
+        multi_hot([[0, 2, 1]]),
+        multi_hot([[0.5, 1, 1]]),
+        multi_hot([[{}, 1, 1]], dtype=object),  # would need unpickling
+        [b"\x93NUMPY nothing"],
+        [b""],
+    ],
+)
+def test_what_is_no_set_of_labels_is_named(tmp_path, arrays):
+    folder = open_folder(write_multilabel(tmp_path, arrays))
+    with pytest.raises(DataError, match="sample '0'.*no row of 3 zeros and ones"):
+        folder.label_sets()
+
+
+def test_an_unknown_type_is_told(tmp_path):
+    root = write_multilabel(tmp_path, [])
+    write_tar(root / "test" / "0.tar", [("a.png", image_bytes())])
+    (root / "dataset_type.txt").write_text("multi_label")
+    with pytest.raises(DataError, match="did you mean 'multilabel'"):
+        open_folder(root)
