@@ -8,7 +8,8 @@ Layout of the result (counts in `demo.json`):
                 dataset_type.txt
     relations/  train-*.tar, test/ (all png txt json), dataset_type.txt
 
-`test/` and `unseen/` hold `nshards.txt` and `0.tar`, CLIP_benchmark's webdataset layout.
+`test/` and `unseen/` hold `nshards.txt` and `0.tar`, CLIP_benchmark's webdataset layout; those of
+scenes also `selection.jsonl`, which asks for the caption against each of its hard negatives.
 """
 
 import json
@@ -24,7 +25,7 @@ from webdataset import TarWriter
 from clipkit.errors import DataError
 from data_tools import demo_digits, demo_shapes
 
-VERSION = 1  # raise it when the bytes change, so that older folders are rebuilt
+VERSION = 2  # raise it when the bytes change, so that older folders are rebuilt
 SIZES = {
     "digits_train": 1437,
     "digits_test": 360,
@@ -139,8 +140,12 @@ def _write_train(folder: Path, samples: Iterable[Sample], per_shard: int, tick: 
 def _write_test(folder: Path, samples: Iterable[Sample], tick: Tick) -> None:
     """Write one split in CLIP_benchmark's webdataset layout."""
     folder.mkdir()
-    keyed = ((f"s{index:07d}", sample) for index, sample in enumerate(samples))
+    keyed = [(f"s{index:07d}", sample) for index, sample in enumerate(samples)]
     _write_tar(folder / "0.tar", keyed, tick)
+    scenes = [(key, sample) for key, sample in keyed if "json" in sample]
+    if scenes:
+        items = [item for scene in scenes for item in demo_shapes.selection_items(*scene)]
+        _write_lines(folder / "selection.jsonl", map(json.dumps, items))
     _write_lines(folder / "nshards.txt", ["1"])
 
 

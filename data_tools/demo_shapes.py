@@ -98,38 +98,70 @@ def relation_caption(first: Combination, relation: str, second: Combination) -> 
     return f"{_noun_phrase(first)} {relation} {_noun_phrase(second)}"
 
 
-def shapes_negatives(first: Combination, second: Combination, rng: random.Random) -> list[str]:
+def shapes_negatives(first: Combination, second: Combination, rng: random.Random) -> dict[str, str]:
     """Write the captions that are nearly right: the colour swap first, then four replacements.
 
     Each replacement changes one word to a colour or shape that the scene does not show. Captions
-    that would name a held-out combination are dropped, so the list may be short or empty.
+    that would name a held-out combination are dropped, so there may be few or none.
+
+    Returns:
+        Caption -> what is wrong with it: "swap_color", "replace_shape" or "replace_color".
     """
     other_colors = [color for color in COLORS if color not in (first[0], second[0])]
     other_shapes = [shape for shape in SHAPES if shape not in (first[1], second[1])]
     candidates = [
-        ((second[0], first[1]), (first[0], second[1])),
-        ((first[0], rng.choice(other_shapes)), second),
-        (first, (second[0], rng.choice(other_shapes))),
-        ((rng.choice(other_colors), first[1]), second),
-        (first, (rng.choice(other_colors), second[1])),
+        ("swap_color", (second[0], first[1]), (first[0], second[1])),
+        ("replace_shape", (first[0], rng.choice(other_shapes)), second),
+        ("replace_shape", first, (second[0], rng.choice(other_shapes))),
+        ("replace_color", (rng.choice(other_colors), first[1]), second),
+        ("replace_color", first, (rng.choice(other_colors), second[1])),
     ]
-    return [shapes_caption(*pair) for pair in candidates if not HELD_OUT.intersection(pair)]
+    return {
+        shapes_caption(*pair): wrong
+        for wrong, *pair in candidates
+        if not HELD_OUT.intersection(pair)
+    }
 
 
-def relation_negatives(first: Combination, relation: str, second: Combination) -> list[str]:
+def relation_negatives(first: Combination, relation: str, second: Combination) -> dict[str, str]:
     """Write the wrong relations: the opposite word, the roles swapped, the colours swapped.
 
-    Captions that would name a held-out combination are dropped, so the list may be empty.
+    Captions that would name a held-out combination are dropped, so there may be none.
+
+    Returns:
+        Caption -> what is wrong with it: "opposite_relation", "swap_roles" or "swap_color".
     """
     candidates = [
-        (first, OPPOSITE[relation], second),
-        (second, relation, first),
-        ((second[0], first[1]), relation, (first[0], second[1])),
+        ("opposite_relation", first, OPPOSITE[relation], second),
+        ("swap_roles", second, relation, first),
+        ("swap_color", (second[0], first[1]), relation, (first[0], second[1])),
     ]
+    return {
+        relation_caption(one, word, other): wrong
+        for wrong, one, word, other in candidates
+        if not HELD_OUT.intersection((one, other))
+    }
+
+
+def selection_items(key: str, scene: dict[str, bytes]) -> list[dict[str, object]]:
+    """Ask for the caption against each of its negatives, one item of a selection set each.
+
+    Args:
+        key: Of the scene's sample, its image's name.
+        scene: Members of the sample.
+    """
+    description = json.loads(scene["json"])
     return [
-        relation_caption(*candidate)
-        for candidate in candidates
-        if not HELD_OUT.intersection((candidate[0], candidate[2]))
+        {
+            "id": f"{key}/{number}",
+            "images": [key],
+            "texts": [scene["txt"].decode(), negative],
+            "answer": 0,
+            "tags": [wrong],
+        }
+        for number, (negative, wrong) in enumerate(
+            zip(description["negatives"], description["negative_tags"], strict=True)
+        )
     ]
 
 
@@ -268,10 +300,14 @@ def _relation_sample(
 
 
 def _sample(
-    objects: tuple[SceneObject, ...], caption: str, negatives: list[str], rng: random.Random
+    objects: tuple[SceneObject, ...], caption: str, negatives: dict[str, str], rng: random.Random
 ) -> dict[str, bytes]:
     """Pack one scene as the members of a tar: suffix -> bytes. Objects in order of mention."""
-    description = {"objects": [asdict(item) for item in objects], "negatives": negatives}
+    description = {
+        "objects": [asdict(item) for item in objects],
+        "negatives": list(negatives),
+        "negative_tags": list(negatives.values()),
+    }
     return {
         "png": render_scene(objects, rng),
         "txt": caption.encode(),

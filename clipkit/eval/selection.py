@@ -238,8 +238,10 @@ def _per_tag(items: list[SelectionItem], records: list[Record]) -> list[dict[str
             if own:
                 share = sum(r["values"][name] for r in own) / len(own)
                 entry[name] = share
-                entry[f"{name}_interval"] = list(wilson(share, len({r["cluster"] for r in own})))
-                entry[f"{name}_chance"] = levels[name]
+                prefix = "" if name == "acc" else f"{name}_"
+                interval = wilson(share, len({r["cluster"] for r in own}))
+                entry[f"{prefix}interval"] = list(interval)
+                entry[f"{prefix}chance"] = levels[name]
         table.append(entry)
     return table
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.data.selection_set import open_selection
+from clipkit.data.wds_folder import open_folder
 from clipkit.errors import DataError
 from data_tools import demo
 from data_tools.__main__ import main
@@ -90,7 +92,8 @@ def test_train_layout(built: Path, name: str, suffixes: set[str]) -> None:
 )
 def test_clip_benchmark_layout(built: Path, split: str, suffixes: set[str]) -> None:
     folder = built / split
-    assert sorted(path.name for path in folder.iterdir()) == ["0.tar", "nshards.txt"]
+    names = ["0.tar", "nshards.txt"] + ["selection.jsonl"] * ("json" in suffixes)
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert int((folder / "nshards.txt").read_text()) == 1
     samples = read_samples(folder, "0.tar")
     assert list(samples) == [f"s{index:07d}" for index in range(SIZES[split.replace("/", "_")])]
@@ -128,6 +131,27 @@ def test_negatives_are_wrong_and_free_of_held_out(built: Path, folder: str) -> N
         assert {caption, f"{second} {flipped} {first}"}.isdisjoint(negatives)
         assert all(held_out.isdisjoint(unordered(negative)) for negative in negatives)
         assert len(negatives) == len(set(negatives))
+
+
+@pytest.mark.parametrize("split", ["shapes/test", "shapes/unseen", "relations/test"])
+def test_selection_asks_for_the_caption_against_each_negative(built: Path, split: str) -> None:
+    samples = read_samples(built / split, "0.tar")
+    folder = built / split
+    chosen = open_selection(folder.parent, folder.name)
+    asked: dict[str, list[str]] = {key: [] for key in samples}
+    for item in chosen.items:
+        (key,) = item.images
+        assert item.shape == (1, 2) and len(item.tags) == 1
+        assert item.texts[item.answer[0]] == samples[key]["txt"].decode()
+        asked[key].append(item.texts[1 - item.answer[0]])
+    assert asked == {k: json.loads(sample["json"])["negatives"] for k, sample in samples.items()}
+    assert len(chosen) > 150
+    expected = {"swap_color", "replace_shape", "replace_color"}
+    if split.startswith("relations"):
+        expected = {"swap_color", "swap_roles", "opposite_relation"}
+    assert {tag for item in chosen.items for tag in item.tags} == expected
+    # One pass of the images serves retrieval and selection.
+    assert chosen.source.place == open_folder(folder.parent, folder.name).place
 
 
 def test_most_training_scenes_have_the_colour_swap(built: Path) -> None:

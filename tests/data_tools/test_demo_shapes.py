@@ -53,7 +53,7 @@ def test_captions_by_hand() -> None:
 
 def test_shapes_negatives_by_hand() -> None:
     negatives = shapes_negatives(("red", "circle"), ("green", "square"), random.Random(0))
-    assert negatives[0] == "a green circle and a red square"
+    assert list(negatives)[0] == "a green circle and a red square"
     assert 1 <= len(negatives) <= 5
     # The swap would be a blue circle, which is held out.
     negatives = shapes_negatives(("red", "circle"), ("blue", "square"), random.Random(0))
@@ -64,20 +64,22 @@ def test_each_shapes_negative_changes_one_word_or_swaps() -> None:
     rng = random.Random(0)
     for first, second in combination_pairs(unseen=False):
         words = shapes_caption(first, second).replace("an ", "a ").split()
-        for negative in shapes_negatives(first, second, rng):
+        for negative, wrong in shapes_negatives(first, second, rng).items():
             others = negative.replace("an ", "a ").split()
             changed = [(w, o) for w, o in zip(words, others, strict=True) if w != o]
             is_swap = len(changed) == 2 and changed[0] == changed[1][::-1]
             assert len(changed) == 1 or is_swap
+            replaced = "replace_shape" if changed[0][0] in SHAPES else "replace_color"
+            assert wrong == ("swap_color" if is_swap else replaced)
             assert len(set(others)) == len(set(words))  # the two objects still differ in both
 
 
 def test_relation_negatives_by_hand() -> None:
-    assert relation_negatives(("red", "circle"), "above", ("green", "square")) == [
-        "a red circle below a green square",
-        "a green square above a red circle",
-        "a green circle above a red square",
-    ]
+    assert relation_negatives(("red", "circle"), "above", ("green", "square")) == {
+        "a red circle below a green square": "opposite_relation",
+        "a green square above a red circle": "swap_roles",
+        "a green circle above a red square": "swap_color",
+    }
     assert len(relation_negatives(("red", "circle"), "above", ("blue", "square"))) == 2
 
 

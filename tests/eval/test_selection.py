@@ -258,8 +258,8 @@ def test_accuracy_by_tag(tmp_path):
         ("extra", 1, 1.0),
         ("symmetric", 1, 1.0),
     ]
-    assert rows[0]["acc_interval"] == pytest.approx(wilson(2 / 3, 2))  # two images, not three items
-    assert all(r["acc_chance"] == r["text_acc_chance"] == 0.5 for r in rows)
+    assert rows[0]["interval"] == pytest.approx(wilson(2 / 3, 2))  # two images, not three items
+    assert all(r["chance"] == r["text_acc_chance"] == 0.5 for r in rows)
     assert all("image_acc" not in r for r in rows)
 
 
