@@ -1,0 +1,334 @@
+"""Two models on the same data sets: which differences are real.
+
+Results are matched by (data set, kind), samples by (unit, id). All rows of one comparison are one
+family of tests: Holm's correction keeps the chance of any false "better" or "worse" at 5 %.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkit.config.parts import suggest
+from clipkit.errors import ConfigError, DataError
+from clipkit.eval.base import Record, column
+from clipkit.eval.intervals import Interval
+from clipkit.eval.paired import Pairs, difference, holm, match
+from clipkit.eval.results import StoredResult, read_results
+
+LEVEL = 0.05
+# what belongs to the model or follows from it may differ; every other fact should be the same
+_OWN_FACTS = {
+    "data", "dataset", "details", "intervals", "key", "counts", "kind", "macro", "metrics", "model",
+    "model_name", "pretrained", "samples_sha256", "seconds", "step", "task", "tokenizer_hash",
+    "transform_hash", "weights_hash",
+}  # fmt: skip
+_LOWER_WORDS = {"tie", "nan", "ece", "mce", "brier", "nll", "error", "loss", "fpr", "fpr95"}
+
+
+@dataclass
+class Row:
+    """One metric of one data set on both sides.
+
+    Attributes:
+        dataset: Name of the data set.
+        kind: Kind of the evaluator.
+        metric: Name of the metric.
+        part: Class or tag, "" for the whole set.
+        n: Pairs; for a metric that is no mean, the smaller n of the two results.
+        a: Value of A, over the pairs.
+        b: Value of B, over the pairs.
+        difference: b - a.
+        interval: (low, high) of the difference at 95 %; None for a metric that is no mean.
+        interval_a: (low, high) that A's result gives, whole sets only.
+        interval_b: (low, high) that B's result gives.
+        only_a: Samples where only A has a 1, for 0/1 metrics.
+        only_b: Samples where only B has a 1.
+        test: "mcnemar_exact", "paired_bootstrap" or, where there is no test, "intervals".
+        p: p-value of the test.
+        p_holm: The same, corrected for all rows of the table.
+        verdict: "better", "worse" (B than A), "no difference shown"; where there is no test,
+            "intervals apart" or "intervals overlap".
+    """
+
+    dataset: str
+    kind: str
+    metric: str
+    part: str
+    n: int
+    a: float
+    b: float
+    difference: float
+    interval: Interval | None = None
+    interval_a: Interval | None = None
+    interval_b: Interval | None = None
+    only_a: int | None = None
+    only_b: int | None = None
+    test: str = "intervals"
+    p: float | None = None
+    p_holm: float | None = None
+    verdict: str = ""
+
+
+@dataclass
+class Comparison:
+    """Rows of the table, and what to beware of.
+
+    Attributes:
+        a: Name of model A.
+        b: Name of model B.
+        rows: One per metric, or per metric and part.
+        warnings: Lines for the reader.
+    """
+
+    a: str
+    b: str
+    rows: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings."""
+        return {"level": LEVEL, **asdict(self)}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one, by its name."""
+    words = re.split(r"[^a-z0-9]+", metric.lower())
+    return bool(_LOWER_WORDS & set(words)) or metric.endswith(("mean_rank", "median_rank"))
+
+
+def read_model(place: str | Path) -> list[StoredResult]:
+    """The results of the one model at `place`.
+
+    Raises:
+        DataError: Nothing there, or no results.
+        ConfigError: Results of several models; lists their folders.
+    """
+    results = read_results(place)
+    folders = sorted({str(r.path.parent) for r in results})
+    if len(folders) > 1:
+        shown = ", ".join(folders[:12]) + (", ..." if len(folders) > 12 else "")
+        raise ConfigError(f"{place}: holds results of {len(folders)} models; name one: {shown}")
+    return results
+
+
+def compare(a: str | Path, b: str | Path, by: str | None = None) -> Comparison:
+    """Compare the results at two places.
+
+    Args:
+        a: Result or folder of one model's results: what B is measured against.
+        b: The same of the other model.
+        by: Field of the records ("class", "tags"): a row for each of its values too.
+
+    Raises:
+        DataError: Nothing in common, or records that cannot be read or paired.
+        ConfigError: Several models at a place, or no record has the field `by`.
+    """
+    left = {(r.dataset, r.kind): r for r in read_model(a)}
+    right = {(r.dataset, r.kind): r for r in read_model(b)}
+    found = Comparison(_name(left), _name(right))
+    for side, own, other in (("A", left, right), ("B", right, left)):
+        lost = [f"{dataset}/{kind}" for dataset, kind in own if (dataset, kind) not in other]
+        if lost:
+            found.warnings.append(f"only in {side}: {', '.join(lost)}")
+    fields: set[str] = set()
+    for key in (key for key in left if key in right):
+        rows, warnings, seen = compare_results(left[key], right[key], by=by)
+        found.rows += rows
+        found.warnings += warnings
+        fields |= seen
+    if by and by not in fields:
+        raise ConfigError(f"--by '{by}': no record has it{suggest(by, sorted(fields))}")
+    if not found.rows:
+        raise DataError(f"{a} and {b} have no data set, task and metric in common")
+    _judge(found.rows)
+    return found
+
+
+def _name(results: dict[tuple[str, str], StoredResult]) -> str:
+    return next(iter(results.values())).model
+
+
+def compare_results(
+    a: StoredResult,
+    b: StoredResult,
+    *,
+    metrics: Collection[str] | None = None,
+    by: str | None = None,
+) -> tuple[list[Row], list[str], set[str]]:
+    """Rows of two results of one data set and kind, not yet judged.
+
+    Args:
+        a: What B is measured against.
+        b: The other.
+        metrics: Which metrics; None: all.
+        by: Field of the records, a row for each of its values too.
+
+    Returns:
+        (rows, warnings, fields that records can be split by)
+
+    Raises:
+        DataError: Records that cannot be read, or one id twice.
+    """
+    where = f"{a.dataset}/{a.kind}"
+    records_a, records_b = a.records(), b.records()
+    warnings = [f"{where}: {line}" for line in _other_facts(a.data, b.data)]
+    chosen = [m for m in a.metrics if metrics is None or m in metrics]
+    one_sided = [m for m in chosen if m not in b.metrics]
+    one_sided += [m for m in b.metrics if m not in a.metrics and (metrics is None or m in metrics)]
+    if one_sided:
+        warnings.append(f"{where}: not on both sides: {', '.join(one_sided)}")
+    rows: list[Row] = []
+    leftovers, regrouped = defaultdict(list), []
+    for metric in (m for m in chosen if m in b.metrics):
+        if a.macro.get(metric) != b.macro.get(metric):
+            warnings.append(
+                f"{where}: {metric} is averaged in two ways; its samples are not paired"
+            )
+        pairs = _pairs(a, b, records_a, records_b, metric)
+        if pairs is None:
+            rows += _unpaired(a, b, metric)
+            continue
+        if pairs.only_a or pairs.only_b:
+            leftovers[len(pairs.a), pairs.only_a, pairs.only_b].append(metric)
+        if not pairs.same_groups:
+            regrouped.append(metric)
+        if len(pairs.a):
+            rows += _paired(a, b, records_a, metric, pairs, by)
+    for (n, only_a, only_b), names in leftovers.items():
+        warnings.append(
+            f"{where}: {n} samples paired, {only_a} only in A and {only_b} only in B are left out "
+            f"({', '.join(names)})"
+        )
+    if regrouped:
+        warnings.append(
+            f"{where}: classes or clusters differ, A's are used ({', '.join(regrouped)})"
+        )
+    return rows, warnings, _fields(records_a)
+
+
+def _other_facts(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
+    """What the two results rest on and is not the same."""
+    facts_a, facts_b = dict(_flat(a)), dict(_flat(b))
+    for name, value in facts_a.items():
+        if name in facts_b and facts_b[name] != value:
+            yield f"{name} differs: {str(value)[:40]} in A, {str(facts_b[name])[:40]} in B"
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if not prefix and name in _OWN_FACTS:
+            continue
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif prefix.startswith("arguments.") or not isinstance(value, float):
+            # a number with a fraction that nobody set is an outcome, e.g. a fitted temperature
+            yield prefix + name, value
+
+
+def _pairs(
+    a: StoredResult, b: StoredResult, own: list[Record], other: list[Record], metric: str
+) -> Pairs | None:
+    """Pairs of a metric that is, on both sides, the same kind of mean of its records; else None."""
+    macro = a.macro.get(metric)
+    if macro != b.macro.get(metric):
+        return None
+    columns = []
+    for result, records in ((a, own), (b, other)):
+        if not any(metric in r["values"] for r in records):
+            return None
+        found = column(records, metric, macro)
+        if not math.isclose(found.mean, result.metrics[metric], rel_tol=1e-6, abs_tol=1e-9):
+            return None
+        columns.append(found)
+    try:
+        return match(*columns)
+    except ValueError as error:
+        raise DataError(
+            f"{a.path}, {b.path}: sample {error} stands twice; evaluate again"
+        ) from None
+
+
+def _paired(
+    a: StoredResult,
+    b: StoredResult,
+    records: list[Record],
+    metric: str,
+    pairs: Pairs,
+    by: str | None,
+) -> Iterator[Row]:
+    """The row of the whole set, then one for each value of `by`."""
+    yield _row(a, metric, "", pairs, a.intervals.get(metric), b.intervals.get(metric))
+    if by is None or a.macro.get(metric) == by:  # within one class a mean over classes is acc1
+        return
+    own = [r for r in records if metric in r["values"]]
+    parts: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(pairs.rows.tolist()):
+        value = own[row].get(by, [])
+        for part in dict.fromkeys(map(str, value if isinstance(value, list) else [value])):
+            parts[part].append(i)
+    for part in sorted(parts):
+        yield _row(a, metric, part, pairs.take(np.array(parts[part])))
+
+
+def _row(
+    result: StoredResult,
+    metric: str,
+    part: str,
+    pairs: Pairs,
+    interval_a: Interval | None = None,
+    interval_b: Interval | None = None,
+) -> Row:
+    found = difference(pairs)
+    return Row(
+        result.dataset,
+        result.kind,
+        metric,
+        part,
+        found.n,
+        found.a,
+        found.b,
+        found.value,
+        found.interval,
+        interval_a,
+        interval_b,
+        found.only_a,
+        found.only_b,
+        found.test,
+        found.p,
+    )
+
+
+def _unpaired(a: StoredResult, b: StoredResult, metric: str) -> Iterator[Row]:
+    """A metric that is no mean of records; a plain count, which has no interval, is no row."""
+    own, other = a.intervals.get(metric), b.intervals.get(metric)
+    if own is None or other is None:
+        return
+    apart = own[1] < other[0] or other[1] < own[0]
+    left, right = float(a.metrics[metric]), float(b.metrics[metric])
+    n = int(min(a.metrics.get("n", 0), b.metrics.get("n", 0)))
+    row = Row(a.dataset, a.kind, metric, "", n, left, right, right - left, None, own, other)
+    row.verdict = "intervals apart" if apart else "intervals overlap"
+    yield row
+
+
+def _fields(records: list[Record]) -> set[str]:
+    """Fields whose values are names, numbers of classes, or lists of them."""
+    found = {k for r in records for k, v in r.items() if isinstance(v, (str, int, list))}
+    return found - {"id", "values", "cluster"}
+
+
+def _judge(rows: list[Row]) -> None:
+    """Correct the p-values of all rows together and write the verdicts."""
+    tested = [row for row in rows if row.p is not None]
+    for row, p in zip(tested, holm([row.p or 0.0 for row in tested])):
+        row.p_holm = p
+        better = (row.difference < 0) == lower_is_better(row.metric)
+        row.verdict = ("better" if better else "worse") if p < LEVEL else "no difference shown"

@@ -1,0 +1,96 @@
+"""`clipkit eval compare`: the table, the JSON, the warnings, and errors that are the user's."""
+
+import io
+import json
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from clipkit.cli.eval_compare import compare, comparison_table
+from clipkit.errors import ConfigError
+from clipkit.eval.compare import compare as compare_places
+from tests.fixtures_results import records, store
+
+app = typer.Typer()
+app.command()(compare)
+
+
+@pytest.fixture
+def places(tmp_path):
+    more = {"metrics": {"ece": 0.1}, "intervals": {"ece": (0.0, 0.2)}}
+    classes = {"class": ["[red]odd"] * 20 + ["even"] * 20}
+    a = store(tmp_path, "a", records([1] * 40, **classes), facts={"data_hash": "x"}, **more)
+    b = store(
+        tmp_path, "b", records([0] * 20 + [1] * 20, **classes), facts={"data_hash": "y"}, **more
+    )
+    return str(a), str(b)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+
+
+def shown(found, width=180):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(comparison_table(found))
+    return console.export_text()
+
+
+def test_the_table_says_what_is_real(places):
+    text = shown(compare_places(*places))
+    (line,) = [row for row in text.splitlines() if "acc1" in row]
+    for cell in (
+        "digits/zero_shot",
+        "40",
+        "1.0000",
+        "0.5000",
+        "-0.5000",
+        "[-0.6",
+        "20 / 0",
+        "1.9e-06",
+    ):
+        assert cell in line
+    assert line.rstrip(" │").endswith("worse")
+    (line,) = [row for row in text.splitlines() if "ece" in row]
+    assert "0.1000 [0.0000, 0.2000]" in line
+    assert "intervals overlap" in line
+    assert "McNemar" in text
+    assert "A: a   B: b" in text
+
+
+def test_a_row_for_each_class_with_names_as_they_are(places):
+    text = shown(compare_places(*places, by="class"))
+    assert " part " in text
+    assert "[red]odd" in text
+    assert " part " not in shown(compare_places(*places))
+
+
+def test_the_command_prints_warns_and_writes(places, tmp_path):
+    out = tmp_path / "new" / "rows.json"
+    result = run(*places, "--json", out, "--by", "class")
+    assert result.exit_code == 0
+    assert "worse" in result.stdout
+    assert "clipkit: warning: digits/zero_shot: data_hash differs: x in A, y in B" in result.stderr
+    rows = json.loads(out.read_text(), parse_constant=pytest.fail)["rows"]
+    assert [(r["metric"], r["part"], r["verdict"]) for r in rows] == [
+        ("acc1", "", "worse"),
+        ("acc1", "[red]odd", "worse"),
+        ("acc1", "even", "no difference shown"),
+        ("ece", "", "intervals overlap"),
+    ]
+    assert rows[0]["interval"][1] < 0 < rows[0]["p_holm"] < 0.05
+
+
+def test_a_file_that_cannot_be_written(places, tmp_path):
+    (tmp_path / "file").write_text("")
+    found = run(*places, "--json", tmp_path / "file" / "x.json").exception
+    assert isinstance(found, ConfigError)
+    assert "cannot be written" in str(found)
+
+
+def test_several_models_at_a_place(places, tmp_path):
+    found = run(tmp_path, places[1]).exception
+    assert isinstance(found, ConfigError)
+    assert "name one" in str(found)
