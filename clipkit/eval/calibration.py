@@ -1,0 +1,153 @@
+"""Calibration of zero-shot probabilities, as learned and after temperature scaling.
+
+Shapes: n images, k of them evaluated, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipkit.data.wds_folder import WdsFolder, open_folder
+from clipkit.errors import ConfigError, DataError
+from clipkit.eval.base import EvalResult
+from clipkit.eval.embed import Embedder
+from clipkit.eval.intervals import Interval
+from clipkit.eval.reliability import (
+    SCALES,
+    Bins,
+    bootstrap_interval,
+    brier_scores,
+    calibration_error,
+    fit_scale,
+    log_losses,
+    log_probabilities,
+    reliability_curve,
+)
+from clipkit.eval.zero_shot import class_features, exact_scores, label_ranks
+
+_KINDS: tuple[Bins, Bins] = ("mass", "width")
+
+
+class CalibrationEval:
+    """ECE, Brier score and NLL of zero-shot softmax at the learned and at a fitted temperature.
+
+    The temperature is fitted by NLL on a seeded half of the images; all metrics, those at the
+    learned scale too, are of the other half. Names that begin with "fitted_" are after the fit.
+    ece_mass has bins of equal numbers of images, ece_width bins of equal width.
+
+    Args:
+        split: Folder or file prefix of the shards below the data folder.
+        bins: Of the expected calibration error.
+        seed: Of the halves and of the bootstrap.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("classification",)
+
+    def __init__(
+        self, data: str, name: str, *, split: str = "test", bins: int = 15, seed: int = 0
+    ) -> None:
+        self.data, self.name, self.split = data, name, split
+        self.bins, self.seed = bins, seed
+
+    def check(self) -> WdsFolder:
+        """Open the data set, as a run does before it trains.
+
+        Raises:
+            DataError: The folder does not hold a whole classification set of two images or more.
+            ConfigError: A setting is out of range.
+        """
+        if self.bins < 1 or self.seed < 0:
+            raise ConfigError(f"calibration: bins={self.bins}, seed={self.seed}; at least 1 and 0")
+        folder = open_folder(self.data, self.split, kind="classification")
+        if len(folder) < 2:
+            raise DataError(f"evaluation set '{self.data}': one image cannot be cut in halves")
+        return folder
+
+    def run(self, model: Embedder) -> EvalResult:
+        """Evaluate on all ranks; every rank gets the result."""
+        folder = self.check()
+        labels = torch.tensor(folder.labels())
+        classes = class_features(model, folder.classnames, folder.templates)
+        scores = exact_scores(model.images(folder), classes)  # (n, C)
+        order = np.random.default_rng(self.seed).permutation(len(folder))
+        half = len(order) // 2
+        fit, test = order[:half], np.sort(order[half:])
+        scales = {"": model.logit_scale, "fitted_": fit_scale(scores[fit], labels[fit])}
+        scores, labels = scores[test], labels[test]
+        sides = {name: _side(scores, labels, scale) for name, scale in scales.items()}
+        right = (label_ranks(scores, labels) < 1).double()
+        ties = (scores == scores.gather(1, labels[:, None])).sum(dim=1) > 1
+        columns = {"acc1": right, "tie_rate": ties.double()}
+        columns |= {f"{name}{k}": v for name, side in sides.items() for k, v in side.items()}
+        values = {k: v.tolist() for k, v in columns.items() if not k.endswith("confidence")}
+        records = [
+            {
+                "id": folder.keys[i],
+                "class": folder.classnames[int(labels[row])],
+                "confidence": float(columns["confidence"][row]),
+                "fitted_confidence": float(columns["fitted_confidence"][row]),
+                "values": {k: v[row] for k, v in values.items()},
+            }
+            for row, i in enumerate(test.tolist())
+        ]
+        metrics, intervals, curves = self._errors(sides, right.numpy())
+        named = zip(("learned", "fitted"), scales.values())
+        return EvalResult.from_records(
+            "calibration",
+            self.name,
+            records,
+            metrics=metrics,
+            intervals=intervals,
+            details={"logit_scales": dict(named), "reliability": curves},
+            provenance=self._provenance(folder, len(fit), len(test)),
+        )
+
+    def _errors(
+        self, sides: dict[str, dict[str, Tensor]], right: np.ndarray
+    ) -> tuple[dict[str, float], dict[str, Interval], dict[str, Any]]:
+        metrics, intervals, curves = {}, {}, {}
+        for name, side in sides.items():
+            confidence = side["confidence"].numpy()
+            for kind in _KINDS:
+                key = f"{name}ece_{kind}"
+
+                def error(
+                    rows: np.ndarray, confidence: np.ndarray = confidence, kind: Bins = kind
+                ) -> float:
+                    return calibration_error(confidence[rows], right[rows], self.bins, kind)
+
+                metrics[key] = error(np.arange(len(right)))
+                intervals[key] = bootstrap_interval(error, len(right), self.seed)
+                curve = reliability_curve(confidence, right, self.bins, kind)
+                curves[f"{name or 'learned_'}{kind}"] = curve
+        return metrics, intervals, curves
+
+    def _provenance(self, folder: WdsFolder, fitted: int, tested: int) -> dict[str, Any]:
+        return {
+            "data": str(folder.root),
+            "split": self.split,
+            "classes": len(folder.classnames),
+            "templates": len(folder.templates),
+            "bins": self.bins,
+            "images_fitted": fitted,
+            "images_evaluated": tested,
+            "scale_limits": list(SCALES),
+            "seed": self.seed,
+        }
+
+
+def _side(scores: Tensor, labels: Tensor, scale: float) -> dict[str, Tensor]:
+    """(k,) confidence, NLL and Brier score at one scale."""
+    log_p = log_probabilities(scores, scale)
+    return {
+        "confidence": log_p.max(dim=1).values.exp(),
+        "nll": log_losses(log_p, labels),
+        "brier": brier_scores(log_p, labels),
+    }
+
+
+PART = CalibrationEval
