@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-#LATER from clipkit.cli.eval_compare import compare
-#LATER from clipkit.cli.eval_gate import gate
-#LATER from clipkit.cli.eval_report import report
+from clipkit.cli.eval_compare import compare
+from clipkit.cli.eval_gate import gate
+from clipkit.cli.eval_report import report
 from clipkit.cli.eval_sets import ls, validate
 from clipkit.cli.eval_watch import watch
 from clipkit.errors import ConfigError
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from clipkit.towers.dual import FeatureEncoder
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints; compare, report, gate.")
-app.command("ls")(ls)
-app.command("validate")(validate)
-#LATER app.command("compare")(compare)
-#LATER app.command("report")(report)
-app.command("watch")(watch)
-#LATER app.command("gate")(gate)
 
 Data = Annotated[
     list[Path], typer.Option(help="Evaluation set, or a folder of them; repeat for several.")
@@ -52,7 +46,6 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features on d
 Force = Annotated[bool, typer.Option("--force", help="Compute finished results again.")]
 
 
-@app.command("run")
 def run(
     checkpoint: Annotated[
         list[str],
@@ -99,7 +92,9 @@ def run(
             )
             if world.is_main:
                 total = time.perf_counter() - start
-                text = f"{facts.name}: loaded in {loaded:.1f} s, evaluated in {total - loaded:.1f} s"
+                text = (
+                    f"{facts.name}: loaded in {loaded:.1f} s, evaluated in {total - loaded:.1f} s"
+                )
                 typer.echo(text, err=True)
     finally:
         group.teardown()
@@ -222,3 +217,12 @@ def evaluate_checkpoint(
         Console().print(stored_table(found, facts.name))
         said.print(f"results: {out / facts.name}", highlight=False, soft_wrap=True)
     return found
+
+
+app.command("run")(run)
+app.command("ls")(ls)
+app.command("validate")(validate)
+app.command("watch")(watch)
+app.command("compare")(compare)
+app.command("report")(report)
+app.command("gate")(gate)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from clipkit.cli import bench, export, list_parts, train, verify
+from clipkit.cli import bench, embed, export, list_parts, search, train, verify
 from clipkit.cli import eval as eval_command
 from clipkit.errors import ClipkitError
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("export")(export.export_command)
+app.command("embed")(embed.embed)
+app.command("search")(search.search)
 app.command("verify")(verify.verify)
 app.command("list")(list_parts.list_parts)
 app.add_typer(eval_command.app, name="eval")
