@@ -142,6 +142,26 @@ def test_damaged_files_are_named(tmp_path, rows):
     refused("metadata_0.parquet: cannot be read")
 
 
+def test_nothing_is_unpickled(tmp_path, rows):
+    folder = write_folder(tmp_path, rows, lengths=[9, 0])  # an empty file is read, not mapped
+    np.save(features_path(folder, "image", 1), np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="img_emb_1.npy: cannot be read"):
+        open_embeddings(folder).check()
+    assert not Trap.sprung
+
+
+class Trap:
+    """Notes that it was unpickled."""
+
+    sprung = False
+
+    def __setstate__(self, state):
+        Trap.sprung = True
+
+    def __getstate__(self):
+        return {"a": 1}
+
+
 def test_own_means_marked_and_nothing_else_inside(tmp_path, rows):
     assert is_own(write_folder(tmp_path, rows))
     (tmp_path / "search.html").write_text("x")
