@@ -1,4 +1,4 @@
-"""`clipkit eval ls` and `validate`: which tasks and data sets there are, and whether they are whole."""
+"""`clipkit eval ls` and `validate`: which tasks and data sets there are, and are they whole."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def validate(
         list[str], typer.Option(help="Also check that these kinds, globs or YAML files fit.")
     ] = [],  # noqa: B006
 ) -> None:
-    """Read every image, label and caption of data sets without a model; exit 3 if one is not whole."""
+    """Read all images, labels and captions of sets without a model; exit 3 if one is not whole."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -48,9 +48,7 @@ def watch(
             folder, encoder = _load(run, step, world)
             if encoder is not None:
                 facts = ModelFacts(f"{run.resolve().name}-{folder.name}", str(folder), "", step)
-                evaluate_checkpoint(
-                    encoder, facts, jobs, world, out=results, batch_size=batch_size
-                )
+                evaluate_checkpoint(encoder, facts, jobs, world, out=results, batch_size=batch_size)
     finally:
         group.teardown()
     if world.is_main:
@@ -60,7 +58,7 @@ def watch(
 def _next_step(
     run: Path, done: set[int], every: float, patience: float, world: World
 ) -> int | None:
-    """The oldest checkpoint not looked at yet, the same on all ranks; None when the run is still."""
+    """The oldest checkpoint not looked at, the same on all ranks; None when the run is still."""
     from clipkit.checkpoint.verify import list_checkpoints, step_of
     from clipkit.engine.run_folder import is_live
 

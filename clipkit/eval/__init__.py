@@ -1,8 +1,22 @@
-"""Evaluation: the one embedding pass, and tasks that read its features.
+"""Evaluation: features once, tasks that read them, and what is done with their results.
 
-Lives here: `embed.py` (images and texts -> features, dealt over ranks in whole batches, so the
-result does not depend on the world size), `zero_shot.py`, `retrieval.py`, `base.py` (EvalResult),
-`tasks.py` (a folder -> its task), `table.py`. A task is a file that ends with `PART = TheClass`; it
-gets the data folder before the `*`, its YAML arguments after it, and answers `run(model, world)`.
-May import layers 0 and 1; needs neither deepspeed nor wandb.
+| what | where |
+|------|-------|
+| the one embedding pass, its cache on disk | `embed.py`, `feature_cache.py` |
+| what a task returns, its intervals | `base.py` (EvalResult, records), `intervals.py` |
+| tasks, one file each: file name = kind | `zero_shot.py`, `retrieval.py`, `selection.py`, `linear_probe.py`, ... |
+| mathematics that a task needs | `logistic.py`, `geometry.py`, `reliability.py`, `wdiscood.py`, `shifts.py`, `subset.py` |
+| which tasks fit a set; many tasks on a model | `tasks.py`, `suite.py`, `validate.py` |
+| results on disk | `results.py`, `table.py` |
+| two models, side by side | `compare.py`, `paired.py` |
+| floors and drops for CI | `gate.py`, `junit.py` |
+| the HTML report | `report*.py`, `report.html.j2`, `plots.py`, `thumbnails.py`, `plain_text.py` |
+| folders of embeddings and search | `embedding_*.py`, `contact_sheet.py` |
+
+To add a task: a file that ends with `PART = TheClass`. The class names the types of data sets it
+`reads`, takes the data folder and name before the `*` and its YAML arguments after it, opens its data
+in `check()` and answers `run(embedder) -> EvalResult`, the same on every rank. Give one record per
+sample; metrics, intervals, comparison and gates follow from the records. Scores are compared in fp32
+or better, strictly: a tie counts against the model.
+May import layers 0 and 1; needs neither deepspeed, wandb nor faiss.
 """

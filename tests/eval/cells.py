@@ -14,6 +14,7 @@ from clipkit.eval.feature_cache import FeatureCache
 from clipkit.eval.suite import ModelFacts, run_jobs
 from clipkit.eval.tasks import plan
 from tests.fixtures_encoder import color_encoder
+from tests.fixtures_eval_sets import random_encoder
 
 
 def mixed(color: torch.Tensor) -> torch.Tensor:
@@ -35,3 +36,11 @@ def suite(world: World, data: str, out: str) -> int:
     jobs, _ = plan(find_sets(data))
     embedder = Embedder(color_encoder(), world)
     return len(list(run_jobs(jobs, embedder, ModelFacts("m", "/m", "m", 3), Path(out))))
+
+
+def numbers(world: World, root: str, seed: int, tasks: list[str]) -> dict[str, tuple]:
+    """Metrics, intervals and records of tasks on this rank."""
+    jobs, _ = plan(find_sets(root), tasks)
+    embedder = Embedder(random_encoder(seed), world)
+    found = {job.kind: job.evaluator.run(embedder) for job in jobs}
+    return {kind: (r.metrics, r.intervals, r.records) for kind, r in found.items()}
