@@ -30,7 +30,8 @@ _OWN_FACTS = {
     "model_name", "pretrained", "samples_sha256", "seconds", "step", "task", "tokenizer_hash",
     "transform_hash", "weights_hash",
 }  # fmt: skip
-_LOWER_WORDS = {"tie", "nan", "ece", "mce", "brier", "nll", "error", "loss", "fpr", "fpr95"}
+_LOWER_WORDS = {"tie", "nan", "ece", "mce", "brier", "nll", "error", "rmse", "loss", "fpr", "fpr95"}
+_NEITHER_WORDS = {"share", "confidence", "predicted", "cosine", "distance", "gap", "uniformity"}
 
 
 @dataclass
@@ -54,8 +55,8 @@ class Row:
         test: "mcnemar_exact", "paired_bootstrap" or, where there is no test, "intervals".
         p: p-value of the test.
         p_holm: The same, corrected for all rows of the table.
-        verdict: "better", "worse" (B than A), "no difference shown"; where there is no test,
-            "intervals apart" or "intervals overlap".
+        verdict: "better", "worse" (B than A), "no difference shown"; "higher", "lower" where
+            neither is better; where there is no test, "intervals apart" or "intervals overlap".
     """
 
     dataset: str
@@ -100,8 +101,11 @@ class Comparison:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of the metric is the better one, by its name."""
-    words = re.split(r"[^a-z0-9]+", metric.lower())
-    return bool(_LOWER_WORDS & set(words)) or metric.endswith(("mean_rank", "median_rank"))
+    return bool(_LOWER_WORDS & _words(metric)) or metric.endswith(("mean_rank", "median_rank"))
+
+
+def _words(metric: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", metric.lower()))
 
 
 def read_model(place: str | Path) -> list[StoredResult]:
@@ -330,5 +334,10 @@ def _judge(rows: list[Row]) -> None:
     tested = [row for row in rows if row.p is not None]
     for row, p in zip(tested, holm([row.p or 0.0 for row in tested])):
         row.p_holm = p
-        better = (row.difference < 0) == lower_is_better(row.metric)
-        row.verdict = ("better" if better else "worse") if p < LEVEL else "no difference shown"
+        if p >= LEVEL:
+            row.verdict = "no difference shown"
+        elif _NEITHER_WORDS & _words(row.metric):
+            row.verdict = "higher" if row.difference > 0 else "lower"
+        else:
+            better = (row.difference < 0) == lower_is_better(row.metric)
+            row.verdict = "better" if better else "worse"

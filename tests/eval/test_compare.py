@@ -53,6 +53,15 @@ def test_a_lower_tie_rate_is_better(tmp_path):
     assert not any(map(lower_is_better, ("acc1", "image_retrieval_recall@5", "effective_rank")))
 
 
+def test_a_share_is_higher_and_not_better(tmp_path):
+    sides = []
+    for model, count in (("a", 10), ("b", 60)):
+        own = [{"id": str(i), "values": {"share_text@10": float(i < count)}} for i in range(100)]
+        sides.append(store(tmp_path, model, own))
+    assert compare(*sides).rows[0].verdict == "higher"
+    assert compare(*sides[::-1]).rows[0].verdict == "lower"
+
+
 def test_all_rows_of_the_table_are_one_family(tmp_path):
     """7 of 8 discordant pairs: p = 0.07; 9 of 10: p = 0.02, real alone and not among five."""
     flips = [1] * 9 + [0]
@@ -121,7 +130,7 @@ def test_a_metric_that_is_no_mean_is_shown_with_both_intervals(tmp_path):
 
 def test_a_metric_that_its_records_do_not_give_is_no_mean(tmp_path):
     """A value set over the records' mean, or averaged another way, must not be paired."""
-    own = records([1, 0, 1, 1], **{"class": ["x", "x", "y", "z"]})
+    own = records([1, 0, 1, 1], **{"class": ["x", "x", "y", "y"]})  # both means are 0.75
     a = store(tmp_path, "a", own)
     b = store(tmp_path, "b", own, metrics={"acc1": 0.9}, intervals={"acc1": (0.8, 1.0)})
     c = store(tmp_path, "c", own, macro={"acc1": "class"})
@@ -170,6 +179,10 @@ def test_a_row_for_each_class_and_each_tag(tmp_path):
     found = {part: (r.n, r.a, r.b) for (*_, part), r in by_tags.items()}
     assert found == {"": (4, 0.5, 0.75), "dark": (2, 0.5, 1.0), "small": (2, 0.0, 1.0)}
     assert all(row.interval_a is None for (*_, part), row in by_tags.items() if part)
+    store(tmp_path, "b", records([1, 0, 1, 1], **extra)[1:])
+    short = rows_of(compare(a, b, by="class"))
+    found = {part: (r.n, r.a, r.b) for (*_, part), r in short.items() if part}
+    assert found == {"x": (1, 0.0, 1.0), "y": (2, 0.5, 0.5)}
     with pytest.raises(ConfigError, match="--by 'clas': no record has it; did you mean 'class'?"):
         compare(a, b, by="clas")
 
