@@ -208,6 +208,16 @@ def test_equal_features_tie_exactly_in_any_place(tmp_path):
     assert result.metrics["tie_rate"] == 1.0 and result.metrics["acc"] == 0.0
 
 
+def test_scores_are_summed_in_fp64(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(40, 512, generator=generator), dim=1)
+    model = Fixed({"a.png": rows[0]}, {f"t{k}": rows[k] for k in range(1, 40)})
+    root = write(tmp_path, [item("a.png", list(model.of_text), 0)])
+    (scores,) = item_scores(model, SelectionEval(str(root), "x").check())
+    exact = [math.fsum((rows[0].double() * rows[k].double()).tolist()) for k in range(1, 40)]
+    assert scores.dtype == np.float32 and scores[0].tolist() == np.float32(exact).tolist()
+
+
 def test_scores_in_chunks_are_the_same(tmp_path, monkeypatch):
     root, _, model = random_set(tmp_path, 30)
     chosen = SelectionEval(str(root), "x").check()
