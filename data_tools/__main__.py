@@ -15,7 +15,7 @@ app = typer.Typer(
 
 @app.callback()
 def tools() -> None:
-    """Offline work on shards."""  # A callback keeps `demo` a subcommand while it is the only one.
+    """Offline work on shards."""
 
 
 @app.command()
@@ -28,6 +28,47 @@ def demo(
 
     built = build_demo(out, seed=seed)
     print(f"wrote {out}" if built else f"{out} is up to date")
+
+
+@app.command()
+def selection(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            help="sugarcrepe, valse, aro, order, winoground, bivlc, mmvp or inpaintcoco."
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(help="The benchmark's own file or folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the selection set.")],
+    images: Annotated[
+        Path, typer.Option(help="Folder of the images; copied unless it lies below OUT.")
+    ],
+    split: Annotated[str, typer.Option(help="Folder of the items below OUT.")] = "test",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out items without their images.")
+    ] = False,
+    min_votes: Annotated[
+        int, typer.Option(help="valse: keep items whose caption so many annotators chose.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(help="order: draws the shuffles.")] = 0,
+) -> None:
+    """Turn a published compositional benchmark into a selection set."""
+    from data_tools.selection import convert
+    from data_tools.selection_formats import Options
+
+    done = convert(
+        benchmark,
+        source,
+        images,
+        out,
+        split=split,
+        allow_missing=allow_missing,
+        options=Options(min_votes, seed),
+    )
+    left = f"; left out {done.left_out} items without their images" if done.left_out else ""
+    print(f"wrote {out / split}: {done.items} items over {done.images} images{left}")
+    if done.note:
+        print(f"note: {done.note}")
 
 
 def main() -> None:
