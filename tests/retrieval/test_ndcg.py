@@ -122,7 +122,7 @@ def test_nothing_relevant_is_zero_and_one_relevant_has_a_closed_form():
 @pytest.mark.parametrize("k", [1, 3, 5, 8])
 def test_random_order_has_the_mean_over_all_orders(k):
     gains = torch.tensor([[2.0, 1.0, 0.0, 0.0, 1.0]])
-    orders = torch.tensor([p for p in itertools.permutations(range(5))], dtype=torch.float32)
+    orders = torch.tensor(list(itertools.permutations(range(5))), dtype=torch.float32)
     values = ndcg_at_k(orders, gains.expand(len(orders), -1), k)
     assert float(random_ndcg(gains, k)) == pytest.approx(float(values.mean()))
 
