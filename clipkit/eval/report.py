@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.progress import track
 
-import clipkit
 from clipkit.checkpoint.files import write_text
 from clipkit.eval.plain_text import printable
 from clipkit.eval.report_blocks import Block
@@ -117,7 +117,7 @@ def report_page(
     checkpoints = list(dict.fromkeys(checkpoint_of(r) for r in shown))
     names = dict(zip(checkpoints, labels(checkpoints)))
     return _ENVIRONMENT.get_template("report.html.j2").render(
-        version=clipkit.__version__,
+        version=version("clipkit"),
         date=date,
         command=command,
         checkpoints=_headers(kept),

@@ -31,7 +31,7 @@ from clipkit.eval.thumbnails import Item, Thumbnails
 _WORST_CLASSES = 12
 _WORST_SAMPLES = 18
 _CONFUSIONS = 10
-_EXAMPLES = 12
+_EXAMPLES = 24
 _ANSWERS = 5
 _ROWS = 60  # of any other table
 _LINES = {
@@ -42,6 +42,7 @@ _LINES = {
     "tags": "tags",
     "margin": "margin",
     "rank": "rank",
+    "chosen": "chosen",
     "score": "score",
 }  # what a card calls a field of a record
 _NARROW = 24  # classes up to which it has half of the page

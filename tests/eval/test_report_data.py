@@ -97,7 +97,7 @@ def test_nan_rate_is_shown_only_where_it_is_not_zero(tmp_path):
 
 
 def test_the_newest_of_each_run_and_all_of_few(tmp_path):
-    steps = [("r-step_1", 1, 0.2), ("r-step_9", 9, 0.3), ("r-step_10", 10, 0.4), ("q", None, 0.5)]
+    steps = [("r-step_1", 1, 0.2), ("r-step_10", 10, 0.4), ("r-step_9", 9, 0.3), ("q", None, 0.5)]
     many = results(tmp_path, *steps)
     assert [r.model for r in report_data.newest(many)] == ["r-step_10", "q"]
     assert report_data.side_by_side(many) == many
