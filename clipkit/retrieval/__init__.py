@@ -1,5 +1,7 @@
-"""Retrieval: features in, ids and numbers out. No model here.
+"""Retrieval: features in, ids and numbers out. No model here, and never a full score matrix.
 
-Lives here: `ranks.py` (exact ranks and recall, scored by blocks).
-May import `contracts`, `config`, `dist`.
+Lives here: `scores.py` (what a score is: a pure function of two rows), `ranks.py` (rank of every
+query's and target's best positive, by tiles), `top_k.py` (the k best targets of every query),
+`ndcg.py` (graded relevance), `calibration.py` (modality means).
+May import `contracts`, `config`, `dist`, `errors`.
 """
