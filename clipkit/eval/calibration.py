@@ -80,7 +80,8 @@ class CalibrationEval:
         scores, labels = scores[test], labels[test]
         sides = {name: _side(scores, labels, scale) for name, scale in scales.items()}
         right = (label_ranks(scores, labels) < 1).double()
-        ties = (scores == scores.gather(1, labels[:, None])).sum(dim=1) > 1
+        rival = scores.scatter(1, labels[:, None], float("-inf")).max(dim=1).values
+        ties = scores.gather(1, labels[:, None])[:, 0] == rival
         columns = {"acc1": right, "tie_rate": ties.double()}
         columns |= {f"{name}{k}": v for name, side in sides.items() for k, v in side.items()}
         values = {k: v.tolist() for k, v in columns.items() if not k.endswith("confidence")}

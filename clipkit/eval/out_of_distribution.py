@@ -190,14 +190,13 @@ class Detection:
         """Of AUROC and FPR@95, both sets resampled; Wilson's where every draw would agree."""
         rng = np.random.default_rng(seed)
         n, m = len(self.inside), len(self.outside)
-        outside = np.argsort(self.outside, kind="stable")
-        ranked = self.outside[outside]
+        ranked = np.sort(self.outside)
         below = np.searchsorted(ranked, self.inside)
         order = np.argsort(-self.inside, kind="stable")
         draws = np.empty((_RESAMPLES, 2))
         for draw in draws:
             inner = np.bincount(rng.integers(0, n, n), minlength=n)
-            outer = np.bincount(rng.integers(0, m, m), minlength=m)[outside]
+            outer = np.bincount(rng.integers(0, m, m), minlength=m)
             reach = np.concatenate([[0], np.cumsum(outer)])
             cut = int((np.cumsum(inner[order]) >= _KEPT * n - 1e-9).argmax())
             first = np.searchsorted(ranked, self.inside[order[cut]])

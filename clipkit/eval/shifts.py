@@ -60,7 +60,6 @@ def _occlusion(image: Image.Image, severity: float, rng: np.random.Generator) ->
     width, height = (max(1, round(0.85 * severity * side)) for side in image.size)
     left = int(rng.integers(0, image.width - width + 1))
     top = int(rng.integers(0, image.height - height + 1))
-    image = image.copy()
     ImageDraw.Draw(image).rectangle((left, top, left + width - 1, top + height - 1), _GREY)
     return image
 
@@ -103,7 +102,8 @@ def shift(kind: str, severity: float, seed: int = 0) -> View:
     """A change of `CHANGES` at a severity from 0 (hardly any) to 1."""
 
     def change(image: Image.Image, index: int) -> Image.Image:
-        return CHANGES[kind](image.convert("RGB"), severity, np.random.default_rng((seed, index)))
+        rng = np.random.default_rng((seed, index))
+        return CHANGES[kind](image.convert("RGB"), severity, rng)  # a copy, which may be drawn on
 
     return View(f"{kind}:{severity:.4f}:seed{seed}", change)
 

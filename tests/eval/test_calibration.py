@@ -12,7 +12,7 @@ from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.calibration import CalibrationEval
 from clipkit.eval.embed import Embedder
-from clipkit.eval.reliability import log_losses, log_probabilities
+from clipkit.eval.reliability import fit_scale, log_losses, log_probabilities
 from tests.fixtures_encoder import COLORS, color_encoder, write_color_set
 
 
@@ -78,6 +78,33 @@ def test_fitting_helps_an_overconfident_model(result_and_scores):
     assert scales["learned"] == 20 and scales["fitted"] < 10
     assert result.metrics["fitted_nll"] < result.metrics["nll"]
     assert result.metrics["fitted_ece_mass"] < result.metrics["ece_mass"]
+
+
+def test_the_scale_is_fitted_on_the_first_half_only(result_and_scores):
+    result, evaluator = result_and_scores
+    classes = np.arange(60) % 4
+    first = np.random.default_rng(0).permutation(60)[:30]
+    table = F.normalize(torch.tensor([*COLORS.values()]).float() - 120, dim=1)
+    seen = torch.tensor([0, 1, 0, 3])[torch.from_numpy(classes[first])]  # blue looks red
+    labels = torch.from_numpy(classes[first])
+    expected = fit_scale((table @ table.T)[seen], labels)
+    assert result.details["logit_scales"]["fitted"] == pytest.approx(expected, rel=1e-4)
+    share = [(labels == 2).double().mean(), (classes == 2).mean()]
+    assert share[0] != share[1]  # the other half would give another scale
+
+
+def test_a_class_in_second_place_is_wrong_and_no_tie(tmp_path):
+    root = write_color_set(tmp_path, [0, 2] * 10)
+
+    def purple(color):
+        blue = (color[:, 2] > color[:, 0] + 100)[:, None]
+        seen = torch.where(blue, torch.tensor([250.0, 10.0, 200.0]), color)
+        return F.normalize(seen - 120, dim=-1)
+
+    result = CalibrationEval(str(root), "colors").run(embedder(20.0, purple))
+    assert result.metrics["tie_rate"] == 0
+    for record in result.records:
+        assert record["values"]["acc1"] == (record["class"] == "red")
 
 
 def test_nll_is_at_the_learned_scale(tmp_path):

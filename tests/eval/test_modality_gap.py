@@ -41,7 +41,8 @@ def test_a_model_without_a_gap(tmp_path):
     for name in ("centroid_gap", "rmg", "alignment", "instance_distance", "tie_rate"):
         assert metrics[name] == pytest.approx(0, abs=1e-3), name
     assert metrics["mean_matched_cosine"] == pytest.approx(1, abs=1e-6)
-    assert metrics["matched_auroc"] == 1 and metrics["linear_separability"] == 0.5
+    assert metrics["matched_auroc"] == 1 and result.intervals["matched_auroc"][0] < 0.8
+    assert metrics["linear_separability"] == 0.5
     # 4 colours in 3 dimensions, once each, by hand
     x = F.normalize(torch.tensor([*COLORS.values()]).double() - 120, dim=1)
     cosines = x @ x.T

@@ -82,8 +82,8 @@ def test_bins_have_equal_numbers_or_equal_width():
 @pytest.mark.parametrize("kind", ["width", "mass"])
 def test_error_by_hand_and_in_any_order(kind):
     confidence = np.repeat([0.9, 0.5], [10, 4])
-    right = np.array([1.0] * 7 + [0.0] * 3 + [1.0] * 1 + [0.0] * 3)
-    expected = (abs(7 - 9) + abs(1 - 2)) / 14
+    right = np.array([1.0] * 10 + [1.0] * 1 + [0.0] * 3)
+    expected = (abs(10 - 9) + abs(1 - 2)) / 14  # one bin too modest, one too sure: no cancelling
     assert calibration_error(confidence, right, 15, kind) == pytest.approx(expected)
     order = np.random.default_rng(1).permutation(14)
     assert calibration_error(confidence[order], right[order], 15, kind) == pytest.approx(expected)

@@ -45,6 +45,7 @@ def test_random_changes_are_a_function_of_seed_and_index(kind):
     assert same[0] == same[1]
     assert shift(kind, 0.5, seed=1).change(image, 4).tobytes() != same[0]
     assert shift(kind, 0.5, seed=2).change(image, 3).tobytes() != same[0]
+    assert shift(kind, 0.5, seed=2).name != shift(kind, 0.5, seed=1).name
 
 
 def test_noise_survives_the_shrinking_of_a_large_image():
