@@ -1,4 +1,4 @@
-"""`clipkit bench loss|step`: time and memory beside the peers, measured in the same run."""
+"""`clipkit bench loss|step|retrieval`: time and memory beside peers, measured in the same run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _LOSS_COLUMNS = [
 _STEP_COLUMNS = [
     "case", "impl", "batch", "chunks", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_plain",
     "cpu_ratio_to_naive_loss", "cpu_ratio_to_open_clip_accumulation",
+]  # fmt: skip
+
+_RETRIEVAL_COLUMNS = [
+    "case", "impl", "batch", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_matmul",
+    "wall_ratio_to_matmul", "recall@1",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, no table.")]
@@ -46,12 +51,7 @@ def loss(
     "tiled" is clipkit's. MB: peak memory of the call beyond the features, gradients included, in a
     process of its own. CPU s: seconds of all threads; ratios are medians over interleaved runs.
     """
-    try:
-        numbers = [int(s) for s in sizes.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ConfigError(f"--sizes '{sizes}': give whole numbers, e.g. --sizes 1024,4096")
+    numbers = _numbers(sizes)
     if not (math.isfinite(scale) and scale > 0):
         raise ConfigError(f"--scale {scale}: give a positive number")
     if dtype not in ("fp32", "bf16"):
@@ -77,6 +77,40 @@ def step(
 
     base = _base(threads, device)
     _collect("step", bench.rows(base), base, as_json, out, _STEP_COLUMNS)
+
+
+@app.command("retrieval")
+def retrieval(
+    sizes: Annotated[
+        str, typer.Option(help="Numbers of queries and of targets, comma-separated.")
+    ] = "10000,50000",
+    dim: Annotated[int, typer.Option(min=1, help="Embedding dimension.")] = 512,
+    as_json: Json = False,
+    out: Out = Path("runs/bench"),
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Exact retrieval ranks, one way and both, beside the tiled product alone and a full matrix.
+
+    "paired" features put about half of the positives first, "random" ones leave them anywhere. MB:
+    peak memory beyond the features, in a process of its own. Ratios are medians over interleaved
+    runs. 50000 takes about 6 minutes on two cores.
+    """
+    numbers = _numbers(sizes)
+    from clipkit.bench import retrieval as bench
+
+    base = {**_base(threads, device), "dim": dim}
+    _collect("retrieval", bench.rows(numbers, base), base, as_json, out, _RETRIEVAL_COLUMNS)
+
+
+def _numbers(sizes: str) -> list[int]:
+    try:
+        numbers = [int(s) for s in sizes.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(f"--sizes '{sizes}': give whole numbers, e.g. --sizes 1024,4096")
+    return numbers
 
 
 def _base(threads: int | None, device: str) -> dict[str, Any]:
