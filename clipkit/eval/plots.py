@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from clipkit.eval.plain_text import printable, shortened
 
@@ -137,7 +138,9 @@ def histograms(
                 axis.stairs(shares, edges, color=color, alpha=0.25, fill=True)
                 axis.stairs(shares, edges, color=color, linestyle=style, label=label, linewidth=1.6)
             axis.set(xlabel=shortened(printable(xlabel), 40), ylabel="share per bin")
-        axes[0].legend(loc="best")
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+        handles, names = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, names, loc="outside upper left", ncols=2)
     return out[0]
 
 

@@ -126,7 +126,7 @@ def _breakdown(title: str, what: str, found: list[tuple[str, dict[str, Any]]]) -
     """A table of parts with every number they carry, the lowest by the part's own metric first."""
     keys = dict.fromkeys(k for _, entry in found for k, v in entry.items() if is_number(v))
     shown = [k for k in keys if k not in ("n", "low", "high")]
-    shown.sort(key=lambda k: k == "prevalence" or k.endswith("_chance"))
+    shown.sort(key=lambda k: k == "prevalence" or k.endswith("chance"))
     order = sorted(found, key=lambda pair: _order(pair[1].get(shown[0])))
     rows: list[list[str | Value]] = []
     for name, entry in order[:_ROWS]:
