@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy import stats
 from sklearn.linear_model import HuberRegressor
 
+from clipkit.data.wds_folder import open_folder
 from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.accuracy_estimate import (
@@ -20,7 +21,9 @@ from clipkit.eval.accuracy_estimate import (
     spearman,
 )
 from clipkit.eval.embed import Embedder
-from tests.fixtures_encoder import color_encoder, write_color_set
+from clipkit.eval.shifts import augmented, make_shifts
+from clipkit.eval.subset import Subset
+from tests.fixtures_encoder import COLORS, color_encoder, write_color_set
 
 
 def unit(n, d, seed):
@@ -146,6 +149,35 @@ def test_a_whole_run(tmp_path):
     darkness = [s for s in shifts if s["shift"].startswith("darkness")]
     rotation = [s for s in shifts if s["shift"].startswith("rotation")]
     assert rotation[0]["accuracy"] == 1 and len(darkness) == 1
+
+
+def test_shifts_are_scored_on_shifted_images_and_on_two_views(tmp_path):
+    root = write_color_set(tmp_path, [0, 1, 2, 3] * 4)
+    result = run(root, seed=7)
+    source = Subset.draw(open_folder(root), 16, 7)
+    images, model = list(source.images(0, 16)), Embedder(color_encoder(), World())
+    classes = F.normalize(torch.tensor([*COLORS.values()]).float() - 120, dim=1)
+    labels = torch.tensor(source.labels())
+    for shift, found in zip(make_shifts(10, 7), result.details["shifts"]):
+        pixels = [np.asarray(shift.change(image, i), float) for i, image in enumerate(images)]
+        colors = torch.tensor(np.array([p.mean((0, 1)) for p in pixels])).float()
+        scores = F.normalize(colors - 120, dim=1) @ classes.T
+        right = (scores.argmax(dim=1) == labels).double()
+        assert found["accuracy"] == pytest.approx(float(right.mean()), abs=1e-9), shift.name
+        views = [model.images(source, augmented(which, 7, shift)) for which in (0, 1)]
+        expected = float(contrastive_accuracy(*views, 4)[0].mean())
+        assert found["contrastive_accuracy"] == pytest.approx(expected)
+    assert min(s["accuracy"] for s in result.details["shifts"]) < 0.8  # darkness at 0.95 does harm
+
+
+def test_the_estimate_is_compared_with_the_share_that_is_right(tmp_path):
+    root = write_color_set(tmp_path / "a", [0, 1, 2, 3] * 4)
+    other = write_color_set(tmp_path / "b", [0, 1, 2, 3] * 4)
+    (tmp_path / "b" / "classnames.txt").write_text("red\ngreen\nwhite\nblue")
+    (tmp_path / "a" / "classnames.txt").write_text("red\ngreen\nwhite\nblue")
+    metrics = run(root, target=str(other)).metrics
+    assert metrics["accuracy"] == 0.5  # two of the four names are swapped
+    assert metrics["estimate_error"] == pytest.approx(metrics["predicted_accuracy"] - 0.5)
 
 
 def test_the_same_seed_gives_the_same_estimate(tmp_path):

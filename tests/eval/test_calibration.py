@@ -98,7 +98,7 @@ def test_a_class_in_second_place_is_wrong_and_no_tie(tmp_path):
 
     def purple(color):
         blue = (color[:, 2] > color[:, 0] + 100)[:, None]
-        seen = torch.where(blue, torch.tensor([250.0, 10.0, 200.0]), color)
+        seen = torch.where(blue, torch.tensor([200.0, 10.0, 180.0]), color)
         return F.normalize(seen - 120, dim=-1)
 
     result = CalibrationEval(str(root), "colors").run(embedder(20.0, purple))
