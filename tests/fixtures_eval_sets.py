@@ -61,6 +61,15 @@ def write_noise_sets(root: Path, n: int, shuffled: bool = False) -> Path:
         sample = {"png": noise_bytes(i), "cls": str(classes[i]).encode(), "npy": row.getvalue()}
         sample |= {"txt": f"{caption}\n{caption} again".encode()}
         members.append([(f"s{i:05d}.{kind}", data) for kind, data in sample.items()])
+    train = [
+        (f"t{i:05d}.{kind}", data)
+        for i in range(n)
+        for kind, data in (("png", noise_bytes(n + i)), ("cls", str(rng.randrange(5)).encode()))
+    ]
+    items = [
+        {"id": f"i{i}", "images": [f"s{i:05d}"], "texts": [f"a {a}", f"a {b}"], "answer": i % 2}
+        for i, (a, b) in enumerate(rng.sample(WORDS, 2) for _ in range(n))
+    ]
     if shuffled:
         rng.shuffle(members)
     cuts = [0, n // 3, n // 2, n] if shuffled else [0, n // 2, n]
@@ -72,16 +81,7 @@ def write_noise_sets(root: Path, n: int, shuffled: bool = False) -> Path:
         (root / name / "zeroshot_classification_templates.txt").write_text("a {c}\nthe {c}\n")
         if kind:
             (root / name / "dataset_type.txt").write_text(kind)
-    train = [
-        (f"t{i:05d}.{kind}", data)
-        for i in range(n)
-        for kind, data in (("png", noise_bytes(n + i)), ("cls", str(rng.randrange(5)).encode()))
-    ]
     write_tar(root / "classes" / "train" / "0.tar", train)
-    items = [
-        {"id": f"i{i}", "images": [f"s{i:05d}"], "texts": [f"a {a}", f"a {b}"], "answer": i % 2}
-        for i, (a, b) in enumerate(rng.sample(WORDS, 2) for _ in range(n))
-    ]
     lines = "".join(json.dumps({**item, "tags": ["x"]}) + "\n" for item in items)
     (root / "pairs" / "test" / "selection.jsonl").write_text(lines)
     return root

@@ -200,6 +200,7 @@ def evaluate_checkpoint(
     """Run all jobs on a loaded model and print its table."""
     from rich.console import Console
 
+    from clipkit.cli.console import table_console
     from clipkit.eval.embed import Embedder
     from clipkit.eval.feature_cache import FeatureCache
     from clipkit.eval.suite import run_jobs
@@ -214,7 +215,7 @@ def evaluate_checkpoint(
         state = f"{result.data['seconds']:.1f} s" if fresh else "finished before"
         said.print(f"{result.dataset}: {result.kind}: {state}", highlight=False)
     if world.is_main:
-        Console().print(stored_table(found, facts.name))
+        table_console().print(stored_table(found, facts.name))
         said.print(f"results: {out / facts.name}", highlight=False, soft_wrap=True)
     return found
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_MAX_ASPECT = 1000
 
 
 class BadSample(Exception):
@@ -45,6 +46,17 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         raise
     except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsers do
         raise BadSample("unreadable_image", str(error)) from None
+
+
+def check_shape(image: Image.Image) -> Image.Image:
+    """The image, if resizing its short side to a model's size keeps it small.
+
+    Raises:
+        BadSample: A side is more than a thousand times the other.
+    """
+    if max(image.size) > _MAX_ASPECT * min(image.size):
+        raise BadSample("extreme_shape", f"{image.width} x {image.height} pixels")
+    return image
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from clipkit.data.content_hash import files_hash
-from clipkit.data.decode import BadSample, open_image
+from clipkit.data.decode import BadSample, check_shape, open_image
 from clipkit.errors import DataError
 
 _MAX_BYTES = 50_000_000
@@ -119,11 +119,12 @@ class ImageFiles:
                 if path.stat().st_size > _MAX_BYTES:
                     raise DataError(f"{path}: is larger than {_MAX_BYTES // 1_000_000} MB")
                 image = open_image(path.read_bytes(), max_pixels)
+                image = check_shape(_cropped(image, crop, path) if crop else image)
             except BadSample as error:
                 raise DataError(f"{path}: {error}") from None
             except OSError as error:
                 raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-            yield _cropped(image, crop, path) if crop else image
+            yield image
 
     def _path(self, file: str) -> Path:
         return self.root / PurePosixPath(file)

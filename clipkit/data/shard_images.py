@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from clipkit.data.content_hash import file_hash
-from clipkit.data.decode import BadSample, open_image
+from clipkit.data.decode import BadSample, check_shape, open_image
 from clipkit.data.eval_sets import types_of
 from clipkit.data.shards import expand_shards, is_url
 from clipkit.data.tar_index import TarIndex, load_indexes
@@ -35,7 +35,6 @@ _CAPTIONS = ("txt",)
 _MAX_BYTES = 50_000_000
 _MAX_PIXELS = 50_000_000
 _MAX_CAPTION = 65_536  # bytes; the tokenizer cuts far earlier
-_MAX_ASPECT = 1000  # a strip's short side is scaled up to the model's, its long side with it
 _PLACEHOLDER = (128, 128, 128)
 
 
@@ -180,10 +179,7 @@ def read_image(index: TarIndex, sample: int) -> Image.Image:
             data = os.pread(file.fileno(), member[2], member[1])
     except OSError as error:
         raise DataError(f"shard '{index.path}' cannot be read: {error.strerror}") from None
-    image = open_image(data, _MAX_PIXELS)
-    if max(image.size) > _MAX_ASPECT * min(image.size):
-        raise BadSample("extreme_shape", f"{image.width} x {image.height} pixels")
-    return image
+    return check_shape(open_image(data, _MAX_PIXELS))
 
 
 def _captions(index: TarIndex, samples: range) -> list[str]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipkit.config.parts import suggest
 from clipkit.data.content_hash import files_hash
-from clipkit.data.decode import BadSample, open_image
+from clipkit.data.decode import BadSample, check_shape, open_image
 from clipkit.data.tar_index import TarIndex, load_indexes
 from clipkit.errors import DataError
 
@@ -79,7 +79,7 @@ class WdsFolder:
         for index, sample in self._samples(start, stop):
             data = self._member(index, sample, _IMAGES)
             try:
-                yield open_image(data, max_pixels)
+                yield check_shape(open_image(data, max_pixels))
             except BadSample as error:
                 raise DataError(f"{index.path}: sample '{index.keys[sample]}': {error}") from None
 
@@ -191,7 +191,7 @@ def open_folder(root: str | Path, split: str = "test", kind: str | None = None) 
         )
     indexes = load_indexes([str(p) for p in paths])
     damaged = next((i for i in indexes if i.damage or not len(i)), None)
-    if damaged:
+    if damaged is not None:  # an empty index is falsy
         raise DataError(
             f"evaluation set '{root}': {damaged.path} is damaged: {damaged.damage or 'no samples'}"
         )

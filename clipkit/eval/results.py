@@ -73,7 +73,7 @@ class StoredResult:
         try:
             if sha256(path) != self.data.get("samples_sha256"):
                 raise DataError(f"{path} is not the file that {self.path.name} was written with")
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
 
@@ -99,7 +99,7 @@ def write_result(path: Path, result: EvalResult, facts: dict[str, Any]) -> Store
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(record, allow_nan=False, separators=(",", ":"))
 
 
 def read_result(path: Path) -> StoredResult:

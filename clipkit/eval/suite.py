@@ -82,7 +82,8 @@ def _finished(path: Path, key: str) -> StoredResult | None:
 def _key(job: Job, model: Embedder) -> str:
     """Hash of all a result depends on: model, data, arguments, our own version of the tasks."""
     encoder = model.encoder
-    paths = [v for v in job.arguments.values() if isinstance(v, str) and v and Path(v).exists()]
+    words = [v for v in job.arguments.values() if isinstance(v, str) and v]
+    paths = [p for v in words for p in (Path(v), job.root.parent / v) if p.exists()]
     return digest(
         version=VERSION,
         kind=job.kind,

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipkit.data.wds_folder import open_folder
 from clipkit.errors import DataError
@@ -172,3 +173,12 @@ def test_an_unknown_type_is_told(tmp_path):
     (root / "dataset_type.txt").write_text("multi_label")
     with pytest.raises(DataError, match="did you mean 'multilabel'"):
         open_folder(root)
+
+
+def test_a_thread_of_an_image_is_refused_before_it_is_resized(tmp_path):
+    root = write_color_set(tmp_path, [0, 1])
+    out = io.BytesIO()
+    Image.new("RGB", (1, 1001)).save(out, "PNG")
+    write_tar(root / "test" / "0.tar", [("a.png", out.getvalue()), ("a.cls", b"0")])
+    with pytest.raises(DataError, match="sample 'a': 1 x 1001 pixels"):
+        list(open_folder(root).images(0, 2))

@@ -41,11 +41,10 @@ def test_a_constant_model_is_at_most_at_chance_and_all_ties(root):
     for (kind, metric), chance in CHANCE.items():
         if kind in found:
             assert found[kind].metrics[metric] <= chance, (kind, metric)
+    labels = found.pop("multilabel")
     for result in found.values():
         ties = [v for k, v in result.metrics.items() if "tie_rate" in k]
-        assert ties == [1.0] * len(ties)
-    assert any("tie_rate" in k for k in found["retrieval"].metrics)
-    labels = found["multilabel"]
+        assert ties and ties == [1.0] * len(ties)
     assert labels.metrics["mean_average_precision"] == pytest.approx(0.3, abs=0.05)  # prevalence
 
 

@@ -12,7 +12,7 @@ FACTS = {"kind": "zero_shot", "model_name": "m", "key": "k"}
 
 
 def write(root, dataset="digits", **facts):
-    records = [{"id": "é\n1", "values": {"acc1": 1.0}}, {"id": "2", "values": {"acc1": 0.0}}]
+    records = [{"id": "é\n\u2028\udc80 1", "values": {"acc1": 1.0}}, {"id": "2", "values": {"acc1": 0.0}}]
     result = EvalResult.from_records("t", dataset, records)
     path = result_path(root, "m", dataset, "zero_shot")
     return write_result(path, result, {**FACTS, **facts})
@@ -23,7 +23,7 @@ def test_round_trip(tmp_path):
     assert stored.path == tmp_path / "m" / "shapes_unseen.zero_shot.json"
     assert (stored.model, stored.dataset, stored.kind) == ("m", "shapes/unseen", "zero_shot")
     assert stored.metrics["acc1"] == 0.5 and stored.intervals["acc1"][0] > 0
-    assert [r["id"] for r in stored.records()] == ["é\n1", "2"]
+    assert [r["id"] for r in stored.records()] == ["é\n\u2028\udc80 1", "2"]
     assert [r.path for r in read_results(tmp_path)] == [stored.path]
     assert read_results(stored.path)[0].metrics == stored.metrics
 
