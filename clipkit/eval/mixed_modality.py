@@ -19,9 +19,9 @@ from clipkit.data.mixed_set import MODALITIES, Item, MixedSet, open_mixed_set
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
-from clipkit.eval.zero_shot import exact_scores
 from clipkit.retrieval.calibration import ModalityMeans, fit_means, fuse
 from clipkit.retrieval.ndcg import normalised_gain, random_ndcg, top_order
+from clipkit.retrieval.scores import tile_scores
 
 _K = 10
 _CELLS = 1 << 24  # scores held at once
@@ -250,7 +250,7 @@ def _search(asked: Tensor, corpus: Tensor, data: MixedSet, parts: _Parts) -> _Fo
         for out, query in zip(gains, rows):
             for document, gain in data.judgements[query].items():
                 out[column[document]] = gain
-        scores = exact_scores(asked[start : start + step], corpus)
+        scores = tile_scores(asked[start : start + step], corpus)
         order = top_order(scores, gains, _K)
         found = gains.gather(1, order)
         lucky = gains.gather(1, top_order(scores, gains, _K, ties_for=True))
