@@ -210,8 +210,9 @@ class Embedder:
             return
         last = len(spans) - 1
         mine = encode([spans[min(r * ranks + self.world.rank, last)] for r in range(rounds)])
-        show = self.progress and self.world.is_main
-        with Progress(console=Console(stderr=True), disable=not show, transient=True) as bar:
+        console = Console(stderr=True)
+        show = self.progress and self.world.is_main and console.is_terminal
+        with Progress(console=console, disable=not show, transient=True) as bar:
             task = bar.add_task(f"{kind}s", total=sum(b - a for a, b in spans))
             for r, rows in enumerate(mine):
                 gathered = gather_rows(_padded(rows.float(), size), ranks).cpu()

@@ -22,7 +22,7 @@ def wilson(share: float, n: int, z: float = _Z) -> Interval:
         return 0.0, 1.0
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (centre - half if share > 0 else 0.0), (centre + half if share < 1 else 1.0)
 
 
 def numbered(labels: Sequence[Hashable]) -> np.ndarray:
