@@ -85,7 +85,7 @@ def rank_sides(
     world = world or World()
     pairs = pairs.to(queries.device).view(-1, 2)
     _check_pairs(pairs, n, m)
-    with full_precision(queries.device.type):
+    with full_precision():
         sides = _sides(queries, targets, pairs, both)
         buffer = queries.new_empty(min(block, n) * min(block, m), dtype=torch.float32)
         for number, tile in enumerate(_tiles(pairs, n, m, block)):

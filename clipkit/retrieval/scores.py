@@ -80,12 +80,15 @@ def error_bound(dim: int, dtype: torch.dtype) -> float:
 
 
 @contextmanager
-def full_precision(device: str) -> Iterator[None]:
-    """fp32 products in fp32: no TF32, bf16 or autocast, whatever training asked for."""
+def full_precision() -> Iterator[None]:
+    """fp32 products in fp32, not in TF32 or bf16, whatever training asked for; no gradient.
+
+    Autocast need not be left: it does not touch fp64, nor products with an `out`.
+    """
     wanted = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad():
             yield
     finally:
         torch.set_float32_matmul_precision(wanted)

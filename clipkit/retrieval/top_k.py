@@ -35,7 +35,7 @@ def top_k(queries: Tensor, targets: Tensor, k: int, block: int = 1024) -> tuple[
     k = min(k, len(targets))
     scores = queries.new_empty(len(queries), k, dtype=torch.float32)
     ids = torch.empty_like(scores, dtype=torch.int64)
-    with full_precision(queries.device.type):
+    with full_precision():
         for i in range(0, len(queries) if k else 0, block):
             rows = queries[i : i + block]
             best = torch.empty(len(rows), 0, dtype=torch.int64, device=queries.device)

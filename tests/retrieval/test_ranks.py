@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from clipkit.errors import DataError
 from clipkit.retrieval import ranks as module
 from clipkit.retrieval.ranks import rank_sides, ranks, recall_at
+from clipkit.retrieval.scores import error_bound
 from tests.retrieval import cells
 from tests.retrieval.cells import problem, unit
 
@@ -60,8 +61,18 @@ def test_nearly_equal_features_are_told_apart_by_pairs_and_by_whole_tiles(
     monkeypatch.setattr(module, "_DENSE", dense)  # 1: one by one; 10^9: whole tiles
     centre = unit(1, 48, 9)
     queries = centre + spread * unit(30, 48, 0)
-    targets = centre + spread * unit(30, 48, 1)
+    targets = 1000 * (centre + spread * unit(30, 48, 1))
     check(queries, targets, DIAGONAL[:30], block=16)
+
+
+def test_what_is_settled_lies_farther_off_than_products_err():
+    queries, targets, pairs = problem(0)
+    queries, targets = 3 * queries, 5 * targets
+    for side in module._sides(queries, targets, pairs, both=True):
+        some = side.best.isfinite()
+        least = 15 * error_bound(queries.shape[1], torch.float32)
+        assert (side.high - side.best)[some].min() > 0.99 * least
+        assert (side.best - side.low)[some].min() > 0.99 * least
 
 
 def test_settled_entries_are_not_scored_again(monkeypatch):
