@@ -31,6 +31,28 @@ def demo(
 
 
 @app.command()
+def wds(
+    source: Annotated[
+        Path, typer.Argument(help="Holds train/<class>/ and test/<class>/, or <class>/ folders.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to create; its parents may be missing.")],
+    template: Annotated[
+        list[str] | None, typer.Option(help='Prompt with {c}; repeat it. Else "a photo of a {c}."')
+    ] = None,
+    train_share: Annotated[
+        float, typer.Option(help="Share of each class cut off as train, from <class>/ folders.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Draws that share.")] = 0,
+) -> None:
+    """Turn folders of images, one folder a class, into an evaluation set of tar shards."""
+    from data_tools.wds import TEMPLATES, write_wds
+
+    templates = tuple(template or TEMPLATES)
+    counts = write_wds(source, out, templates=templates, train_share=train_share, seed=seed)
+    print(f"wrote {out}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+
+
+@app.command()
 def selection(
     benchmark: Annotated[
         str,
