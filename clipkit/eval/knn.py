@@ -147,9 +147,8 @@ def _weights(near: Tensor, nearest: Tensor, temperature: float) -> Tensor:
 def _tied_votes(
     near: Tensor, values: Tensor, classes: Tensor, num_classes: int, k: int, temperature: float
 ) -> Tensor:
-    """(C,) votes of every training image at least as near as the k-th, nearest first."""
+    """(C,) votes of every training image at least as near as the k-th."""
     index = (near >= values[k - 1]).nonzero()[:, 0]
-    index = index[near[index].sort(descending=True).indices]
     votes = torch.zeros(num_classes, dtype=torch.float64, device=near.device)
     return votes.index_add_(0, classes[index], _weights(near[index], values[0], temperature))
 

@@ -78,6 +78,17 @@ def test_twins_in_two_classes_tie_exactly():
     assert torch.equal(votes[:, 0], votes[:, 1]) and (votes > 0).all()
 
 
+def test_twins_are_equally_near_wherever_they_stand(monkeypatch):
+    monkeypatch.setattr(knn, "_BLOCK", 1)  # one row at a time: sums differ most by place
+    twin = unit(1, 517, 11)
+    voters = torch.cat([twin, unit(37, 517, 12), twin, unit(87, 517, 13), twin])
+    classes = torch.full((127,), 3)
+    classes[[0, 38, 126]] = torch.tensor([0, 1, 2])
+    images = F.normalize(twin + 0.05 * unit(61, 517, 14), dim=1)
+    votes = count_votes(images, voters, classes, 4, k=3, temperature=1e-4)
+    assert torch.equal(votes[:, :3], torch.ones(61, 3))
+
+
 def test_a_small_temperature_leaves_the_nearest_alone_and_finite():
     images, voters, classes = unit(20, 3, 9), unit(50, 3, 10), torch.arange(50) % 5
     votes = count_votes(images, voters, classes, 5, k=20, temperature=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
 
 from clipkit.config.parts import check_part
 from clipkit.data.wds_folder import open_folder
@@ -84,6 +84,22 @@ def test_metrics_equal_scikit_learn_at_the_chosen_c(colors):
     assert low < expected["lp_acc1"] < high
 
 
+def test_the_sweep_is_judged_on_images_held_out_of_train(colors):
+    result, train = run(colors, validation_fraction=0.3, seed=4), open_folder(colors, "train")
+    x, y = model().images(train).double().numpy(), torch.tensor(train.labels())
+    fit, held = cut_fraction(y, 0.3, 4)
+    assert len(held) == 54
+    rows = result.details["sweep"]
+    assert [row["C"] for row in rows] == sorted(row["C"] for row in rows) and len(rows) == 15
+    for row in [row for row in rows if 1e-2 <= row["C"] <= 1e2]:
+        peer = LogisticRegression(C=row["C"], tol=1e-9, max_iter=20000).fit(x[fit], y[fit])
+        assert row["validation_acc1"] == pytest.approx(peer.score(x[held], y[held]))
+        loss = log_loss(y[held], peer.predict_proba(x[held]))
+        assert row["validation_loss"] == pytest.approx(loss, abs=1e-4)
+    best = max(rows, key=lambda row: (row["validation_acc1"], -row["validation_loss"]))
+    assert result.provenance["C"] == best["C"]
+
+
 def test_c_and_probe_do_not_depend_on_test_labels(colors, tmp_path):
     first = run(colors, shots=(2,), seeds=1)
     other = tmp_path / "shuffled"
@@ -133,6 +149,8 @@ def test_few_shots(colors):
         assert len(few[k]["draws"]) == len(few[k]["C"]) == 2
         low, high = result.intervals[name]
         assert 0 <= low < result.metrics[name] < high <= 1
+        of_images = mean_interval(np.array([r["values"][name] for r in result.records]))
+        assert low < of_images[0] and of_images[1] < high  # the draws of shots widen it
     assert few[8]["mean"] > few[1]["mean"]
     assert result.provenance["fewshot_k"] == [1, 8] and result.provenance["seeds"] == 2
 

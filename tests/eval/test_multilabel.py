@@ -79,6 +79,8 @@ def test_metrics_equal_scikit_learn(tmp_path):
     for name in ("mean_average_precision", "mean_auroc", "label_ranking_average_precision"):
         low, high = result.intervals[name]
         assert low < result.metrics[name] < high
+    low, high = result.intervals["mean_average_precision"]
+    assert (low + high) / 2 == pytest.approx(expected)  # a jackknife has the metric in its middle
     rows = result.details["per_class"]
     assert [row["n"] for row in rows] == truth.sum(axis=0).tolist()
     assert rows[3]["average_precision"] is None and rows[3]["auroc"] is None
