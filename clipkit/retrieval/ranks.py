@@ -182,8 +182,10 @@ def _sides(queries: Tensor, targets: Tensor, pairs: Tensor, both: bool) -> list[
 
 def _norms(features: Tensor) -> Tensor:
     """(n, D) -> (n,) fp64 lengths, by blocks."""
-    parts = [part.double().norm(dim=1) for part in features.split(1024)]
-    return torch.cat(parts) if parts else features.new_zeros(0, dtype=torch.float64)
+    lengths = features.new_empty(len(features), dtype=torch.float64)
+    for part, out in zip(features.split(1024), lengths.split(1024)):
+        out.copy_(part.double().norm(dim=1))
+    return lengths
 
 
 def _add_tile(

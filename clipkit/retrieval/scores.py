@@ -31,11 +31,11 @@ def pair_scores(queries: Tensor, targets: Tensor, rows: Tensor, columns: Tensor)
     Returns:
         (P,) fp32.
     """
-    parts = [
-        _fixed_order_dot(queries[r].double(), targets[c].double())
-        for r, c in zip(rows.split(_PAIRS), columns.split(_PAIRS))
-    ]
-    return torch.cat(parts).float()
+    scores = queries.new_empty(len(rows), dtype=torch.float32)
+    parts = zip(rows.split(_PAIRS), columns.split(_PAIRS), scores.split(_PAIRS))
+    for r, c, out in parts:  # into place: small results kept between large ones split the heap
+        out.copy_(_fixed_order_dot(queries[r].double(), targets[c].double()))
+    return scores
 
 
 def _fixed_order_dot(a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipkit.bench.measure import extra_mb
 from clipkit.errors import DataError
 from clipkit.retrieval import ranks as module
 from clipkit.retrieval.ranks import rank_sides, ranks, recall_at
@@ -124,6 +125,13 @@ def test_reduced_precision_of_training_does_not_reach_the_scores():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_memory_is_a_few_tiles():
+    queries, targets = unit(4000, 8, 0), unit(5000, 8, 1)  # all scores: 80 MB
+    pairs = torch.arange(4000)[:, None].expand(-1, 2)
+    ranks(queries[:600], targets[:600], pairs[:600], block=512)
+    assert extra_mb(lambda: ranks(queries, targets, pairs, block=512)) < 40
 
 
 def test_one_way_is_half_of_both():

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from clipkit.bench.measure import extra_mb
 from clipkit.retrieval import scores as module
 from clipkit.retrieval.scores import error_bound, full_precision, pair_scores, tile_scores
 from tests.retrieval.cells import unit
@@ -42,6 +43,12 @@ def test_the_number_of_pairs_at_once_changes_nothing(pairs, monkeypatch):
     monkeypatch.setattr(module, "_PAIRS", pairs)
     assert torch.equal(all_pairs(queries, targets), expected)
     assert torch.equal(all_pairs(targets, queries), expected.T)
+
+
+def test_memory_does_not_grow_with_pairs_times_dimension():
+    rows = unit(100, 256, 0)
+    of_pair = torch.arange(100_000) % 100  # 200 MB as rows in fp64
+    assert extra_mb(lambda: pair_scores(rows, rows, of_pair, of_pair)) < 50
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
