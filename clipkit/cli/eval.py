@@ -108,7 +108,7 @@ def plan_jobs(data: list[Path], splits: list[str], tasks: list[str]) -> list[Job
 
     jobs, notes = plan(sets_of(data, splits), tasks)
     for note in notes:
-        Console(stderr=True).print(f"[dim]{note}", highlight=False)
+        Console(stderr=True).print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
     if not jobs:
         raise ConfigError("nothing to run: no task fits the data sets below --data")
     return jobs

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-
 _SMALL = 8 << 20  # bytes; hashing fewer costs less than remembering
 
 
 def _note(path: str) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(os.environ.get("CLIPKIT_CACHE") or home / "clipkit")
-    return cache / "hashes" / f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]}.json"
+    return (
+        cache / "hashes" / f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]}.json"
+    )
 
 
 def file_hash(path: str | Path) -> str:
@@ -57,7 +58,7 @@ def files_hash(paths: Sequence[str | Path]) -> str:
 
 
 def tree_hash(root: str | Path) -> str:
-    """One hash for a file, or for a folder's files with their names; hidden files and indexes left out."""
+    """One hash for a file, or for a folder's files and names; hidden files and indexes do not count."""
     root = Path(root)
     if root.is_file():
         return file_hash(root)

@@ -1,12 +1,12 @@
-"""Evaluation sets on disk: which type a folder is of, and which sets lie below a root.
+"""Evaluation sets on disk: what a folder can be read as, and which sets lie below a root.
 
-| type           | how it is known                                                    | reader            |
-|----------------|--------------------------------------------------------------------|-------------------|
-| classification | classnames.txt and zeroshot_classification_templates.txt           | wds_folder.py     |
-| multilabel     | dataset_type.txt says so; samples hold a multi-hot .npy            | wds_folder.py     |
-| retrieval      | dataset_type.txt says so; samples hold a .txt, one caption a line  | wds_folder.py     |
-| selection      | <split>/selection.jsonl                                            | selection_set.py  |
-| mixed_search   | queries.jsonl, mixed_corpus.jsonl and qrels (MixBench)             | mixed_set.py      |
+| type           | how it is known                                            | reader           |
+|----------------|------------------------------------------------------------|------------------|
+| classification | classnames.txt, zeroshot_classification_templates.txt      | wds_folder.py    |
+| multilabel     | dataset_type.txt says so; .npy of zeros and ones           | wds_folder.py    |
+| retrieval      | dataset_type.txt says so; .txt with one caption a line     | wds_folder.py    |
+| selection      | <split>/selection.jsonl                                    | selection_set.py |
+| mixed_search   | queries.jsonl, mixed_corpus.jsonl and qrels (MixBench)     | mixed_set.py     |
 
 A folder can be of several types: `shapes` is a retrieval and a selection set.
 """

@@ -1,17 +1,15 @@
 """Evaluation: features once, tasks that read them, and what is done with their results.
 
-| what | where |
-|------|-------|
-| the one embedding pass, its cache on disk | `embed.py`, `feature_cache.py` |
-| what a task returns, its intervals | `base.py` (EvalResult, records), `intervals.py` |
-| tasks, one file each: file name = kind | `zero_shot.py`, `retrieval.py`, `selection.py`, `linear_probe.py`, ... |
-| mathematics that a task needs | `logistic.py`, `geometry.py`, `reliability.py`, `wdiscood.py`, `shifts.py`, `subset.py` |
-| which tasks fit a set; many tasks on a model | `tasks.py`, `suite.py`, `validate.py` |
-| results on disk | `results.py`, `table.py` |
-| two models, side by side | `compare.py`, `paired.py` |
-| floors and drops for CI | `gate.py`, `junit.py` |
-| the HTML report | `report*.py`, `report.html.j2`, `plots.py`, `thumbnails.py`, `plain_text.py` |
-| folders of embeddings and search | `embedding_*.py`, `contact_sheet.py` |
+- the one embedding pass and its cache on disk: `embed.py`, `feature_cache.py`
+- what a task returns, and its intervals: `base.py` (EvalResult, records), `intervals.py`
+- tasks, one file each, file name = kind: `zero_shot.py`, `retrieval.py`, `selection.py`, ...
+- mathematics that tasks need: `logistic.py`, `geometry.py`, `reliability.py`, `wdiscood.py`,
+  `shifts.py`, `subset.py`
+- which tasks fit a set, many tasks on a model, is a set whole: `tasks.py`, `suite.py`, `validate.py`
+- results on disk and as tables: `results.py`, `table.py`
+- two models side by side; floors and drops for CI: `compare.py`, `paired.py`, `gate.py`, `junit.py`
+- the HTML report: `report*.py`, `report.html.j2`, `plots.py`, `thumbnails.py`, `plain_text.py`
+- folders of embeddings, and search in them: `embedding_*.py`, `contact_sheet.py`
 
 To add a task: a file that ends with `PART = TheClass`. The class names the types of data sets it
 `reads`, takes the data folder and name before the `*` and its YAML arguments after it, opens its data

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 class NonFiniteResult(ClipkitError):
-    """NaN or infinity in features or metrics; every number computed from it would be meaningless."""
+    """NaN or infinity in features or metrics; any number computed from it is meaningless."""
 
     exit_status = 5
 
@@ -58,7 +58,7 @@ class EvalResult:
         for name, value in self.metrics.items():
             if not math.isfinite(value):
                 raise NonFiniteResult(
-                    f"{self.dataset}/{self.task}: {name} is {value}; the model or the data is broken"
+                    f"{self.dataset}/{self.task}: {name} is {value}; the model or data is broken"
                 )
 
     @classmethod

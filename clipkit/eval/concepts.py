@@ -116,9 +116,10 @@ def read_concepts(path: Path) -> list[str]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(
-            f"{path}: cannot be read as UTF-8 text; write one concept a line there, or name the "
+            f"{path}: cannot be read ({reason}); write one concept a line there, or name the "
             f"file with concepts="
         ) from None
     found = [line.strip() for line in text.splitlines() if line.strip()]

@@ -165,10 +165,10 @@ def read_descriptions(path: Path, classes: list[str]) -> list[list[str]]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    except OSError as error:
         raise DataError(
-            f"{path}: cannot be read; write {{class: [descriptor, ...]}} there, or name the file "
-            f"with descriptions="
+            f"{path}: cannot be read ({error.strerror}); write {{class: [descriptor, ...]}} "
+            f"there, or name the file with descriptions="
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON: {str(error)[:100]}") from None

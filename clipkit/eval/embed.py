@@ -150,7 +150,9 @@ class Embedder:
 
         workers = min(8, len(os.sched_getaffinity(0)))
         with ThreadPoolExecutor(workers) as pool:
-            ahead = _in_order(pool, prepare, (i for a, b in spans for i in range(a, b)), 4 * workers)
+            ahead = _in_order(
+                pool, prepare, (i for a, b in spans for i in range(a, b)), 4 * workers
+            )
             for start, stop in spans:
                 pixels = torch.stack(list(islice(ahead, stop - start)))
                 padded = _padded(pixels, _bucket(len(pixels), self.batch_size))
@@ -189,7 +191,9 @@ class Embedder:
                 self.cache.write(facts, p, rows)
         return torch.cat([rows for rows in found if rows is not None])
 
-    def _cached(self, facts: dict[str, str], part: int, spans: list[tuple[int, int]]) -> Tensor | None:
+    def _cached(
+        self, facts: dict[str, str], part: int, spans: list[tuple[int, int]]
+    ) -> Tensor | None:
         """A part that every rank can read."""
         if self.cache is None:
             return None

@@ -51,7 +51,7 @@ class FeatureCache:
         return features if whole and len(features) == rows else None
 
     def write(self, facts: dict[str, str], part: int, features: Tensor) -> None:
-        """Store (rows, D) fp32 in one move; a full or read-only disk costs the cache, nothing else."""
+        """Store (rows, D) fp32 in one move; a full disk costs the cache, nothing else."""
         path = self._path(facts, part)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:

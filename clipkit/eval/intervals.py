@@ -108,7 +108,7 @@ def mean_interval(
 def jackknife(
     statistic: Callable[[np.ndarray], float], n: int, groups: int = 30, seed: int = 0
 ) -> Interval:
-    """Interval of any smooth statistic: delete each of `groups` random blocks in turn (Shao & Wu 1989).
+    """Interval of any smooth statistic: leave out each of `groups` blocks in turn (Shao & Wu 1989).
 
     Args:
         statistic: Sorted indices of the samples kept -> number.

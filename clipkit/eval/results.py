@@ -130,5 +130,7 @@ def read_results(place: str | Path) -> list[StoredResult]:
         return [read_result(place)]
     paths = [p for p in sorted(place.rglob("*.json")) if samples_path(p).is_file()]
     if not paths:
-        raise DataError(f"{place}: holds no results; write some with clipkit eval run --out {place}")
+        raise DataError(
+            f"{place}: holds no results; write some with clipkit eval run --out {place}"
+        )
     return [read_result(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Many tasks on one loaded model: features once, finished tasks skipped, results stored as they come."""
+"""Many tasks on one loaded model: features once, finished tasks skipped, results stored at once."""
 
 from __future__ import annotations
 

@@ -135,7 +135,8 @@ def _from_file(path: Path, sets: Sequence[EvalSet], extensions: tuple[str, ...])
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--tasks {path}: cannot be read: {' '.join(str(error).split())[:200]}")
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"--tasks {path}: cannot be read: {reason}") from None
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"--tasks {path}: write a list of {{kind: ..., data: ...}}")
     jobs = []

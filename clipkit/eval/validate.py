@@ -1,4 +1,4 @@
-"""Is an evaluation set whole? Every image decoded, every label and caption read, no model needed."""
+"""Is an evaluation set whole? Every image is decoded, every label and caption read."""
 
 from __future__ import annotations
 

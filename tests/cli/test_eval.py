@@ -1,4 +1,4 @@
-"""`clipkit eval run`: tables, results on disk, several checkpoints, and errors that name the thing."""
+"""`clipkit eval run`: tables, results on disk, several checkpoints, errors that name the thing."""
 
 import json
 
@@ -13,8 +13,8 @@ from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.eval.base import NonFiniteResult
 from clipkit.eval.results import read_results
 from tests.fixtures_encoder import write_color_set
-from tests.fixtures_trained import write_trained_run
 from tests.fixtures_model import write_arch
+from tests.fixtures_trained import write_trained_run
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,8 @@ def test_a_model_of_nan_names_the_tower(place, tmp_path):
         (["--checkpoint", "{run}", "--checkpoint", "{run}", "--data", "{data}"],
          ConfigError, "another one is named"),
         (["--checkpoint", "{run}", "--data", "{data}", "--precision", "fp8"], ConfigError, "fp8"),
-        (["--checkpoint", "{run}", "--data", "{data}", "--tasks", "zero"], ConfigError, "zero_shot"),
+        (["--checkpoint", "{run}", "--data", "{data}", "--tasks", "zero"],
+         ConfigError, "zero_shot"),
         (["--checkpoint", "{run}", "--data", "{data}", "--split", "val"], DataError, "val"),
         (["--checkpoint", "{run}", "--data", "{data}", "--out", "{arch}"], ConfigError, "--out"),
     ],

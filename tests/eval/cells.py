@@ -19,7 +19,9 @@ from tests.fixtures_eval_sets import random_encoder
 
 def mixed(color: torch.Tensor) -> torch.Tensor:
     """Features that depend on every number of the input."""
-    return torch.nn.functional.normalize(torch.sin(color * 0.37 + color.sum(1, keepdim=True)), dim=1)
+    return torch.nn.functional.normalize(
+        torch.sin(color * 0.37 + color.sum(1, keepdim=True)), dim=1
+    )
 
 
 def features(

@@ -1,4 +1,4 @@
-"""CLIP_benchmark 1.6.2's own metric functions, run once on seeded random features, give our numbers.
+"""CLIP_benchmark 1.6.2's own metric functions, run once on seeded features, give our numbers.
 
 `clip_benchmark_1_6_2.json` holds what they printed for the inputs built here; no score ties, no two
 captions are equal.

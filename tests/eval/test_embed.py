@@ -1,4 +1,4 @@
-"""Every sample once, in order, whatever the batch size, cache and world; broken weights are named."""
+"""Every sample once, in order, whatever batch size, cache and world; broken weights are named."""
 
 import pytest
 import torch
@@ -75,7 +75,10 @@ def test_a_view_changes_pixels_and_is_kept_apart(folder):
 def test_key_order_whatever_the_shards_hold(tmp_path, folder):
     names = list(COLORS)
     members = [
-        (f"{i:04d}.{kind}", image_bytes(COLORS[names[LABELS[i]]]) if kind == "png" else b"%d" % LABELS[i])
+        (
+            f"{i:04d}.{kind}",
+            image_bytes(COLORS[names[LABELS[i]]]) if kind == "png" else b"%d" % LABELS[i],
+        )
         for i in (6, 2, 0, 3, 5, 1, 4)
         for kind in ("png", "cls")
     ]

@@ -12,7 +12,10 @@ FACTS = {"kind": "zero_shot", "model_name": "m", "key": "k"}
 
 
 def write(root, dataset="digits", **facts):
-    records = [{"id": "é\n\u2028\udc80 1", "values": {"acc1": 1.0}}, {"id": "2", "values": {"acc1": 0.0}}]
+    records = [
+        {"id": "é\n\u2028\udc80 1", "values": {"acc1": 1.0}},
+        {"id": "2", "values": {"acc1": 0.0}},
+    ]
     result = EvalResult.from_records("t", dataset, records)
     path = result_path(root, "m", dataset, "zero_shot")
     return write_result(path, result, {**FACTS, **facts})

@@ -1,4 +1,4 @@
-"""Finished tasks are not repeated, changed ones are; rank 0 writes; provenance says what was run."""
+"""Finished tasks are not repeated, changed ones are; rank 0 writes; provenance says what ran."""
 
 import json
 import os

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from clipkit.dist.group import World
 from clipkit.errors import DataError
 from clipkit.eval.embed import Embedder
-from clipkit.eval.zero_shot import ZeroShotEval, class_features, confusion, exact_scores, label_ranks
+from clipkit.eval.zero_shot import (
+    ZeroShotEval,
+    class_features,
+    confusion,
+    exact_scores,
+    label_ranks,
+)
 from tests.fixtures_encoder import color_encoder, write_color_set
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3]
