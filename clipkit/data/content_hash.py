@@ -58,7 +58,7 @@ def files_hash(paths: Sequence[str | Path]) -> str:
 
 
 def tree_hash(root: str | Path) -> str:
-    """One hash for a file, or for a folder's files and names; hidden files and indexes do not count."""
+    """One hash for a file, or for a folder's files and names; hidden ones and indexes left out."""
     root = Path(root)
     if root.is_file():
         return file_hash(root)
