@@ -64,9 +64,9 @@ def _next_step(
 
     still = time.monotonic()
     while True:
-        new = [s for s in map(step_of, list_checkpoints(run)) if s not in done]
-        if is_live(run):
+        if is_live(run):  # asked first: what a run wrote before it ended is then seen below
             still = time.monotonic()
+        new = [s for s in map(step_of, list_checkpoints(run)) if s not in done]
         ended = not new and time.monotonic() - still >= patience
         step = world.broadcast_int(new[0] if new else -2 if ended else -1)
         if step >= 0:

@@ -31,15 +31,6 @@ def numbered(labels: Sequence[Hashable]) -> np.ndarray:
     return np.array([seen.setdefault(label, len(seen)) for label in labels], dtype=np.int64)
 
 
-def cluster_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """(resamples, C) how often each cluster is drawn when C are drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    draws = np.empty((resamples, clusters), dtype=np.uint16)
-    for row in draws:
-        row[:] = np.bincount(rng.integers(0, clusters, clusters), minlength=clusters)
-    return draws
-
-
 def bootstrap_means(
     values: np.ndarray,
     clusters: np.ndarray | None = None,

@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from clipkit.config.parts import build_part
 from clipkit.data.eval_sets import EvalSet
+from clipkit.data.mixed_set import open_mixed_set
+from clipkit.data.selection_set import open_selection
 from clipkit.data.wds_folder import KINDS, WdsFolder, open_folder
 from clipkit.errors import ClipkitError, DataError
 from clipkit.eval.embed import ImageSource
-from clipkit.eval.tasks import DEFAULT
 
 _AHEAD = 64  # images decoded between two looks at the result
 _ENOUGH = 100  # problems after which reading more helps nobody
@@ -37,13 +37,14 @@ def validate_set(place: EvalSet, kind: str) -> Validation:
             found.samples = len(folder)
             _check_targets(folder)
             _check_images(folder, found)
+        elif kind == "selection":
+            selection = open_selection(place.root, place.split)
+            found.samples = len(selection)
+            _check_images(selection.source, found)
         else:
-            spec = {"kind": DEFAULT[kind]}
-            opened = build_part("eval", spec, str(place.root), place.name, **{}).check()
-            found.samples = len(opened)
-            source = getattr(opened, "image_files", None)
-            if source is not None:
-                _check_images(source, found)
+            mixed = open_mixed_set(place.root, place.split)
+            found.samples = len(mixed)
+            _check_images(mixed.image_files, found)
     except ClipkitError as error:
         found.problems.append(str(error))
     return found
