@@ -64,10 +64,10 @@ def _next_step(
 
     still = time.monotonic()
     while True:
-        if is_live(run):  # asked first: what a run wrote before it ended is then seen below
-            still = time.monotonic()
+        live = is_live(run)  # asked first: what a run wrote before it ended is then seen below
+        still = time.monotonic() if live else still
         new = [s for s in map(step_of, list_checkpoints(run)) if s not in done]
-        ended = not new and time.monotonic() - still >= patience
+        ended = not live and not new and time.monotonic() - still >= patience
         step = world.broadcast_int(new[0] if new else -2 if ended else -1)
         if step >= 0:
             return step
