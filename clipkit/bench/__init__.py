@@ -1,7 +1,7 @@
-"""Benchmarks: `clipkit bench loss`, `clipkit bench step`. Ratios to peers measured in the same run.
+"""Benchmarks: `clipkit bench loss|step|retrieval`. Ratios to peers measured in the same run.
 
-`measure.py` starts a process per row and reads its clock and memory; `loss.py` and `step.py` hold
-the implementations that are compared; `report.py` writes JSON lines, a table and a plot; `results/`
+`measure.py` starts a process per row and reads its clock and memory; `loss.py`, `step.py` and
+`retrieval.py` hold the implementations that are compared; `report.py` writes JSON lines, a table and a plot; `results/`
 keeps curated runs. May import everything below the command line.
 
 To add a row: a function in `IMPLEMENTATIONS` of `loss.py`, or a mode in `step.py`.

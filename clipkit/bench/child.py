@@ -19,6 +19,8 @@ def main() -> None:
     torch.set_num_threads(task["threads"])
     if task["what"].startswith("loss"):
         from clipkit.bench import loss as room
+    elif task["what"].startswith("retrieval"):
+        from clipkit.bench import retrieval as room  # type: ignore[no-redef]
     else:
         from clipkit.bench import step as room  # type: ignore[no-redef]
     print(json.dumps(room.TASKS[task["what"]](task)))

@@ -16,6 +16,8 @@ _SHORT = {
     "ns_per_pair": "wall ns/pair",
     "cpu_ratio_to_naive": "CPU/naive",
     "wall_ratio_to_naive": "wall/naive",
+    "cpu_ratio_to_matmul": "CPU/matmul",
+    "wall_ratio_to_matmul": "wall/matmul",
     "cpu_ratio_to_plain": "CPU/plain",
     "cpu_ratio_to_naive_loss": "CPU/naive loss",
     "cpu_ratio_to_open_clip_accumulation": "CPU/open_clip accumulation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -42,3 +43,11 @@ def _runs(pid: int) -> bool:
         return b"clipkit.bench.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_a_task_of_retrieval_is_found() -> None:
+    task = {"what": "retrieval_time", "impls": ["one_way"], "repeats": 1, "threads": 1}
+    task |= {"device": "cpu", "dim": 8, "batch": 32, "case": "paired"}
+    words = [sys.executable, "-m", "clipkit.bench.child", json.dumps(task)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert "recall" in json.loads(done.stdout.splitlines()[-1])
