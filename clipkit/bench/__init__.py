@@ -1,8 +1,8 @@
 """Benchmarks: `clipkit bench loss|step|retrieval`. Ratios to peers measured in the same run.
 
 `measure.py` starts a process per row and reads its clock and memory; `loss.py`, `step.py` and
-`retrieval.py` hold the implementations that are compared; `report.py` writes JSON lines, a table and a plot; `results/`
-keeps curated runs. May import everything below the command line.
+`retrieval.py` hold the implementations that are compared; `report.py` writes JSON lines, a table
+and a plot; `results/` keeps curated runs. May import everything below the command line.
 
 To add a row: a function in `IMPLEMENTATIONS` of `loss.py`, or a mode in `step.py`.
 """

@@ -64,7 +64,7 @@ def test_a_live_run_is_waited_for(tmp_path, data):
     run, ready = tmp_path / "run", tmp_path / "ready"
     write_trained_run(ready, 6)
     (run / "checkpoints").mkdir(parents=True)
-    lock = open(run / ".lock", "w")
+    lock = open(run / ".lock", "w")  # noqa: SIM115  (held until the thread ends the run)
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert is_live(run)
 
