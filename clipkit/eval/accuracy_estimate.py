@@ -23,13 +23,12 @@ from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder, View
-from clipkit.eval.intervals import Interval, bootstrap_means, mean_interval
+from clipkit.eval.intervals import Interval, Z, bootstrap_means, mean_interval
 from clipkit.eval.out_of_distribution import open_beside
 from clipkit.eval.shifts import augmented, make_shifts
 from clipkit.eval.subset import Subset
 from clipkit.eval.zero_shot import class_features, exact_scores, label_ranks
 
-_Z = 1.959964
 _HUBER = 1.345  # 95 % as efficient as least squares where errors are normal
 _ROUNDS = 10  # outliers widen the first line's residuals, and with them the scale
 
@@ -255,7 +254,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, Interval]:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0, (-1.0, 1.0)
     value = float(stats.spearmanr(x, y).statistic)
-    half = _Z * math.sqrt((1 + value**2 / 2) / (len(x) - 3))
+    half = Z * math.sqrt((1 + value**2 / 2) / (len(x) - 3))
     centre = math.atanh(max(-0.999999, min(0.999999, value)))
     return value, (math.tanh(centre - half), max(value, math.tanh(centre + half)))
 

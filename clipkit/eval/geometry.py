@@ -25,14 +25,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor
 
-from clipkit.eval.intervals import Interval, jackknife
+from clipkit.eval.intervals import Interval, Z, jackknife
 from clipkit.eval.zero_shot import exact_scores
 
 UNIFORMITY_T = 2.0
 LOGISTIC_C = 1.0
 BINS = 200  # of cosines, from -1 to 1
 _ROWS = 512
-_Z = 1.959964
 _NO_SPREAD = 1e-12  # variance below which features differ by rounding only
 _NO_DISTANCE = 1e-6  # the same for (1 - cosine) / 2
 
@@ -291,7 +290,7 @@ def influence_interval(
     totals = torch.zeros(clusters, dtype=torch.float64)
     for influences, owner in parts:
         totals.index_add_(0, owner, influences.double())
-    half = _Z * math.sqrt(clusters / max(1, clusters - 1) * float((totals**2).sum()))
+    half = Z * math.sqrt(clusters / max(1, clusters - 1) * float((totals**2).sum()))
     return max(limits[0], value - half), min(limits[1], value + half)
 
 

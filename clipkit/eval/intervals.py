@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 Interval = tuple[float, float]
-_Z = 1.959964
+Z = 1.959964  # of a normal distribution, 97.5 % below
 RESAMPLES = 1000
 
 
-def wilson(share: float, n: int, z: float = _Z) -> Interval:
+def wilson(share: float, n: int, z: float = Z) -> Interval:
     """Interval of a share over n independent samples, Wilson 1927."""
     if n == 0:
         return 0.0, 1.0
@@ -114,5 +114,5 @@ def jackknife(
         return whole, whole
     blocks = np.array_split(order, groups)
     without = np.array([statistic(np.setdiff1d(np.arange(n), block)) for block in blocks])
-    half = _Z * math.sqrt((groups - 1) / groups * float(((without - without.mean()) ** 2).sum()))
+    half = Z * math.sqrt((groups - 1) / groups * float(((without - without.mean()) ** 2).sum()))
     return whole - half, whole + half

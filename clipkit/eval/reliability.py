@@ -17,11 +17,10 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from clipkit.eval.intervals import Interval
+from clipkit.eval.intervals import Interval, Z
 
 Bins = Literal["mass", "width"]
 SCALES = (1e-2, 1e4)  # between which a scale of cosines is sought
-_Z = 1.959964
 
 
 def log_probabilities(scores: Tensor, scale: float) -> Tensor:
@@ -107,5 +106,5 @@ def bootstrap_interval(
     """
     rng = np.random.default_rng(seed)
     draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
-    value, half = statistic(np.arange(n)), _Z * float(np.std(draws, ddof=1))
+    value, half = statistic(np.arange(n)), Z * float(np.std(draws, ddof=1))
     return max(0.0, value - half), min(1.0, value + half)
