@@ -16,6 +16,7 @@ from clipkit.eval.base import EvalResult
 from clipkit.eval.embed import Embedder
 from clipkit.eval.linear_probe import open_splits, score_records
 from clipkit.eval.zero_shot import confusion
+from clipkit.retrieval.scores import tile_scores
 
 _BLOCK = 1 << 24  # cosines held at once
 
@@ -121,14 +122,13 @@ def count_votes(
         temperature: Of the weights.
         device: Where to compute.
     """
-    wide, classes = voters.to(device).double(), classes.to(device)
+    voters, classes = voters.to(device), classes.to(device)
     out = torch.empty(len(images), num_classes)
-    rows = max(1, _BLOCK // len(wide))
+    rows = max(1, _BLOCK // len(voters))
     for start in range(0, len(images), rows):
-        block = images[start : start + rows].to(device).double()
-        # rounded, so that equal features are equally near wherever they stand in the product
-        near = (block @ wide.T).float()  # (rows, N)
-        values, index = near.topk(min(k + 1, len(wide)), dim=1)
+        block = images[start : start + rows].to(device)
+        near = tile_scores(block, voters)  # (rows, N)
+        values, index = near.topk(min(k + 1, len(voters)), dim=1)
         weights = _weights(values[:, :k], values[:, :1], temperature)
         votes = torch.zeros(len(block), num_classes, dtype=torch.float64, device=device)
         votes.scatter_add_(1, classes[index[:, :k]], weights)

@@ -17,15 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from clipkit.data.selection_set import SelectionItem, SelectionSet, open_selection
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import Interval, jackknife, numbered, wilson
+from clipkit.retrieval.scores import pair_scores
 
-_CHUNK = 8192  # pairs scored at once
 _PER_TAG = ("acc", "text_acc", "image_acc")
 
 
@@ -126,18 +125,9 @@ def item_scores(model: Embedder, chosen: SelectionSet) -> list[np.ndarray]:
         for image in item.images
         for text in item.texts
     ]
-    flat = _pair_scores(images, features, torch.tensor(pairs)).numpy()
+    flat = pair_scores(images, features, *torch.tensor(pairs).T).numpy()
     ends = np.cumsum([math.prod(item.shape) for item in chosen.items])[:-1]
     return [part.reshape(item.shape) for part, item in zip(np.split(flat, ends), chosen.items)]
-
-
-def _pair_scores(images: Tensor, texts: Tensor, pairs: Tensor) -> Tensor:
-    """(P,) fp32 cosines, each summed alike in fp64, so that equal features tie exactly."""
-    chunks = [
-        (images[rows[:, 0]].double() * texts[rows[:, 1]].double()).sum(dim=1).float()
-        for rows in pairs.split(_CHUNK)
-    ]
-    return torch.cat(chunks)
 
 
 def margins(item: SelectionItem, scores: np.ndarray) -> tuple[list[float], list[float]]:

@@ -218,14 +218,6 @@ def test_scores_are_summed_in_fp64(tmp_path):
     assert scores.dtype == np.float32 and scores[0].tolist() == np.float32(exact).tolist()
 
 
-def test_scores_in_chunks_are_the_same(tmp_path, monkeypatch):
-    root, _, model = random_set(tmp_path, 30)
-    chosen = SelectionEval(str(root), "x").check()
-    whole = item_scores(model, chosen)
-    monkeypatch.setattr("clipkit.eval.selection._CHUNK", 7)
-    assert all(np.array_equal(a, b) for a, b in zip(whole, item_scores(model, chosen)))
-
-
 def test_random_scores_meet_the_chance_levels(tmp_path):
     assert chance(1, 2) == {"acc": 0.5, "text_acc": 0.5}
     assert chance(5, 1) == {"acc": 0.2, "image_acc": 0.2}
