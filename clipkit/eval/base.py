@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import ClipkitError
-from clipkit.eval.intervals import Interval, mean_interval, numbered
+from clipkit.eval.intervals import Interval, group_mean, mean_interval, numbered
 
 Record = dict[str, Any]
 
@@ -123,10 +123,7 @@ class Column:
     @property
     def mean(self) -> float:
         """The metric."""
-        if self.groups is None:
-            return float(self.values.mean())
-        totals = np.bincount(self.groups, weights=self.values)
-        return float((totals / np.bincount(self.groups)).mean())
+        return group_mean(self.values, self.groups)
 
 
 def column(records: Sequence[Record], name: str, macro: str | None = None) -> Column:

@@ -23,7 +23,7 @@ from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import digest
-from clipkit.eval.intervals import Interval, jackknife, wilson
+from clipkit.eval.intervals import Interval, jackknife_share
 from clipkit.eval.multilabel import aurocs
 from clipkit.eval.zero_shot import confusion, exact_scores, label_ranks
 
@@ -293,16 +293,13 @@ def auroc_intervals(truth: np.ndarray, scores: np.ndarray) -> tuple[Interval, di
             known[key] = aurocs(truth[kept], scores[kept])
         return known[key].get(c, whole[c])  # a block may hold all images of a rare class
 
-    def bounded(low: float, high: float, n: int) -> Interval:
-        if low == high:  # equal values would claim certainty
-            return wilson(min(1.0, max(0.0, low)), n)
-        return max(0.0, low), min(1.0, high)
+    def mean(kept: np.ndarray) -> float:
+        return float(np.mean([area(c, kept) for c in whole]))
 
     n = len(truth)
     rarer = np.minimum(truth.sum(axis=0), (~truth).sum(axis=0))
-    each = {c: bounded(*jackknife(partial(area, c), n), int(rarer[c])) for c in whole}
-    mean = jackknife(lambda kept: float(np.mean([area(c, kept) for c in whole])), n)
-    return bounded(*mean, min(int(rarer[c]) for c in whole)), each
+    each = {c: jackknife_share(partial(area, c), n, int(rarer[c])) for c in whole}
+    return jackknife_share(mean, n, min(int(rarer[c]) for c in whole)), each
 
 
 def _told(

@@ -31,6 +31,13 @@ def numbered(labels: Sequence[Hashable]) -> np.ndarray:
     return np.array([seen.setdefault(label, len(seen)) for label in labels], dtype=np.int64)
 
 
+def group_mean(values: np.ndarray, groups: np.ndarray | None) -> float:
+    """Mean of (n,) values, or the mean over groups 0 .. G - 1 of each group's mean."""
+    if groups is None:
+        return float(values.mean())
+    return float((np.bincount(groups, weights=values) / np.bincount(groups)).mean())
+
+
 def bootstrap_means(
     values: np.ndarray,
     clusters: np.ndarray | None = None,
@@ -116,3 +123,17 @@ def jackknife(
     without = np.array([statistic(np.setdiff1d(np.arange(n), block)) for block in blocks])
     half = Z * math.sqrt((groups - 1) / groups * float(((without - without.mean()) ** 2).sum()))
     return whole - half, whole + half
+
+
+def jackknife_share(
+    statistic: Callable[[np.ndarray], float], n: int, size: int | None = None
+) -> Interval:
+    """`jackknife` of a statistic within 0 .. 1.
+
+    Equal values would claim certainty; they are answered with Wilson's interval over `size` samples
+    (None: n).
+    """
+    low, high = jackknife(statistic, n)
+    if low == high:
+        return wilson(min(1.0, max(0.0, low)), n if size is None else size)
+    return max(0.0, low), min(1.0, high)

@@ -16,7 +16,7 @@ from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
-from clipkit.eval.intervals import Interval, jackknife, wilson
+from clipkit.eval.intervals import Interval, jackknife_share
 from clipkit.eval.zero_shot import class_features, exact_scores
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # (n,) labels, (n,) scores -> number
@@ -134,10 +134,7 @@ def macro_interval(
             values[0] = _mean(each)
         return values[0]
 
-    low, high = jackknife(statistic, len(truth))
-    if low == high:  # equal values would claim certainty
-        return wilson(min(1.0, max(0.0, low)), len(truth))
-    return max(0.0, low), min(1.0, high)
+    return jackknife_share(statistic, len(truth))
 
 
 def label_ranking(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:

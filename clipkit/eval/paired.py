@@ -17,7 +17,14 @@ import numpy as np
 from scipy import stats
 
 from clipkit.eval.base import Column
-from clipkit.eval.intervals import RESAMPLES, Interval, bootstrap_means, numbered, wilson
+from clipkit.eval.intervals import (
+    RESAMPLES,
+    Interval,
+    bootstrap_means,
+    group_mean,
+    numbered,
+    wilson,
+)
 
 _FEW = 64  # different clusters up to which a resample is one multinomial draw
 
@@ -122,7 +129,7 @@ def difference(pairs: Pairs, *, seed: int = 0) -> Difference:
     The p-value is McNemar's exact one (binomial on the discordant pairs) where samples are 0 or 1
     and stand alone, else a t-test with the bootstrap's standard error and C - 1 degrees of freedom.
     """
-    a, b = _mean(pairs.a, pairs.groups), _mean(pairs.b, pairs.groups)
+    a, b = group_mean(pairs.a, pairs.groups), group_mean(pairs.b, pairs.groups)
     n, gap = len(pairs.a), pairs.b - pairs.a
     clusters = np.arange(n) if pairs.clusters is None else pairs.clusters
     num_clusters = int(clusters.max()) + 1
@@ -184,12 +191,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = reached
     return adjusted
-
-
-def _mean(values: np.ndarray, groups: np.ndarray | None) -> float:
-    if groups is None:
-        return float(values.mean())
-    return float((np.bincount(groups, weights=values) / np.bincount(groups)).mean())
 
 
 def _unanimous(value: float, clusters: int, binary: bool) -> Interval:

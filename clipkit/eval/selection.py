@@ -22,7 +22,7 @@ from clipkit.data.selection_set import SelectionItem, SelectionSet, open_selecti
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
-from clipkit.eval.intervals import Interval, jackknife, numbered, wilson
+from clipkit.eval.intervals import Interval, jackknife_share, numbered, wilson
 from clipkit.retrieval.scores import pair_scores
 
 _PER_TAG = ("acc", "text_acc", "image_acc")
@@ -253,9 +253,8 @@ def _auroc(
         return float(roc_auc_score(right[there], flat[there]))
 
     count = int(clusters.max()) + 1
-    low, high = jackknife(statistic, count)
     value = statistic(np.arange(count))
-    return {"caption_auroc": value}, {"caption_auroc": (max(0.0, low), min(1.0, high))}
+    return {"caption_auroc": value}, {"caption_auroc": jackknife_share(statistic, count)}
 
 
 PART = SelectionEval

@@ -111,6 +111,8 @@ def test_a_constant_model_scores_nothing(tmp_path, answers):
     assert {v for r in result.records for k, v in r["values"].items() if k != "tie_rate"} == {0.0}
     assert result.metrics["tie_rate"] == 1.0
     assert result.metrics["caption_auroc"] == 0.5
+    low, high = result.intervals["caption_auroc"]
+    assert low < 0.5 < high  # a jackknife of equal values would claim certainty
     assert result.details["chance"]["acc"] > result.metrics["acc"]
 
 
