@@ -12,12 +12,15 @@ from pathlib import Path
 _SMALL = 8 << 20  # bytes; hashing fewer costs less than remembering
 
 
-def _note(path: str) -> Path:
+def cache_root() -> Path:
+    """$CLIPKIT_CACHE, else clipkit's folder in the user's cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = Path(os.environ.get("CLIPKIT_CACHE") or home / "clipkit")
-    return (
-        cache / "hashes" / f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]}.json"
-    )
+    return Path(os.environ.get("CLIPKIT_CACHE") or home / "clipkit")
+
+
+def _note(path: str) -> Path:
+    name = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]
+    return cache_root() / "hashes" / f"{name}.json"
 
 
 def file_hash(path: str | Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipkit.data.content_hash import cache_root
 from clipkit.errors import DataError
 
 _BLOCK = 512
@@ -209,8 +210,8 @@ def _sidecar(path: str) -> Path:
     beside = Path(f"{path}.idx.npz")
     if os.access(beside.parent, os.W_OK):
         return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clipkit" / "index"
-    return cache / f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]}.idx.npz"
+    name = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]
+    return cache_root() / "index" / f"{name}.idx.npz"
 
 
 def _stamp(path: str) -> np.ndarray:

@@ -17,11 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from clipkit.data.content_hash import cache_root
+
 
 def default_folder() -> Path:
-    """$CLIPKIT_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("CLIPKIT_CACHE") or Path(home) / "clipkit") / "features"
+    """Below $CLIPKIT_CACHE, else the user's cache folder."""
+    return cache_root() / "features"
 
 
 def digest(**facts: str) -> str:

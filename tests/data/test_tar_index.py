@@ -293,6 +293,7 @@ class TestSidecar:
         assert not canary.exists()
 
     def test_read_only_folder_uses_the_cache(self, path, shard, scans, monkeypatch, tmp_path):
+        monkeypatch.delenv("CLIPKIT_CACHE", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr(tar_index.os, "access", lambda *a: False)
         load_index(path), load_index(path)
