@@ -40,6 +40,20 @@ def is_export(path: str | Path) -> bool:
     return (Path(path) / CONFIG_NAME).is_file() and (Path(path) / WEIGHTS_NAME).is_file()
 
 
+def resolve(path: str | Path, arch: str | None = None) -> Path:
+    """The checkpoint that a run folder stands for now, else the path itself.
+
+    Raises:
+        CheckpointError: Nothing there, or a folder without a valid checkpoint.
+    """
+    path = Path(path)
+    if arch is not None and not path.exists():
+        return path  # a pretrained tag
+    if path.is_file() or is_export(path) or (path / MANIFEST).is_file():
+        return path.resolve()
+    return find_checkpoint(path).resolve()
+
+
 def load_towers(
     path: str | Path, nonscalar_logit_scale: bool = False, arch: str | None = None
 ) -> Towers:
@@ -134,7 +148,7 @@ def load_encoder(
     """
     device = device or torch.device("cpu")
     towers = load_towers(path, nonscalar_logit_scale=True, arch=arch)
-    weights = state_hash(towers.clip.state_dict())
+    weights = _facts_hash({"arch": _architecture(towers), "state": state_hash(towers)})
     autocast = torch.bfloat16 if precision == "bf16" else None
     model = DualEncoder(towers.clip, mean=towers.mean, std=towers.std, autocast=autocast)
     model.to(device).eval()
@@ -155,8 +169,14 @@ def load_encoder(
     )
 
 
-def state_hash(state: dict[str, Tensor]) -> str:
-    """Hash of named tensors: the same for a checkpoint and its export."""
+def _architecture(towers: Towers) -> dict[str, Any]:
+    """What turns weights into a function, without how they were first set."""
+    model_cfg: dict[str, Any] = towers.config["model_cfg"]
+    return {k: v for k, v in model_cfg.items() if not k.startswith("init_")}
+
+
+def state_hash(towers: Towers) -> str:
+    """Hash of the towers' named tensors: the same for a checkpoint and its export."""
 
     def one(item: tuple[str, Tensor]) -> str:
         name, tensor = item
@@ -166,7 +186,8 @@ def state_hash(state: dict[str, Tensor]) -> str:
         return digest.hexdigest()
 
     with ThreadPoolExecutor(max_workers=8) as pool:  # hashing leaves the interpreter lock
-        return hashlib.sha256("".join(pool.map(one, sorted(state.items()))).encode()).hexdigest()
+        parts = pool.map(one, sorted(towers.clip.state_dict().items()))
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _facts_hash(facts: dict[str, Any]) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipkit.errors import ClipkitError, ConfigError
+from clipkit.cli.on_ranks import run_on_ranks
+from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.dist.group import World
-
-_TIMEOUT_S = 6 * 3600.0  # ranks hash and read large shards apart; a dead rank is noticed otherwise
 
 
 @dataclass(frozen=True)
@@ -71,48 +70,14 @@ def embed(
     command on a complete OUT does nothing; an interrupted one goes on from the cache. Samples
     without a usable image are left out and counted.
     """
-    from clipkit.dist.env import read_env
     from clipkit.eval.feature_cache import default_folder
 
-    env = read_env()
     kept = None if no_cache else cache or default_folder()
     settings = _Settings(
         checkpoint, shards, out, split, arch, precision, batch_size, rows_per_file,
         max_bad_fraction, kept, overwrite,
     )  # fmt: skip
-    status = _on_all_ranks(settings, device)
-    if status and env.world_size > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # another rank may be stuck in a collective of a broken group
-
-
-def _on_all_ranks(settings: _Settings, device: str) -> int:
-    """A failure on any rank ends all ranks with the same status; alone, it is raised."""
-    from clipkit.dist import group
-
-    world = group.setup(device=device, timeout_s=_TIMEOUT_S)
-    watch = group.AbortWatch(world)
-    try:
-        _embed(settings, world)
-    except ClipkitError as error:
-        if world.world_size == 1:
-            raise
-        if watch.is_first():
-            print(f"clipkit: {error}", file=sys.stderr, flush=True)
-        watch.announce(error.exit_status)
-        return error.exit_status
-    except Exception:
-        watch.follow()  # a collective broke because another rank has already said why
-        watch.announce(1)
-        raise
-    finally:
-        watch.close()
-        if world.world_size == 1:
-            group.teardown()
-    if world.world_size > 1:
-        group.teardown()
-    return 0
+    run_on_ranks(partial(_embed, settings), device)
 
 
 def _embed(settings: _Settings, world: World) -> None:
@@ -121,7 +86,7 @@ def _embed(settings: _Settings, world: World) -> None:
     from clipkit.eval.embedding_folder import open_embeddings
     from clipkit.eval.embedding_writer import embed_shards
     from clipkit.eval.feature_cache import FeatureCache
-    from clipkit.loading import load_encoder
+    from clipkit.loading import load_encoder, resolve
 
     if settings.precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision '{settings.precision}': choose fp32 or bf16")
@@ -130,7 +95,7 @@ def _embed(settings: _Settings, world: World) -> None:
     if world.is_main:
         for note in notes:
             print(f"clipkit: warning: {note}", file=sys.stderr)
-    place = checkpoint_place(settings.checkpoint)
+    place = str(resolve(settings.checkpoint, settings.arch))
     encoder = load_encoder(
         place, device=world.device, arch=settings.arch, precision=settings.precision
     )
@@ -159,13 +124,3 @@ def _embed(settings: _Settings, world: World) -> None:
             f"{settings.out}: {'' if computed else 'up to date: '}{facts['rows']} rows of "
             f"{facts['dim']}, {captions} with a caption; skipped: {skipped}"
         )
-
-
-def checkpoint_place(checkpoint: Path) -> str:
-    """The checkpoint that a run folder stands for now: later ones will have other weights."""
-    from clipkit.checkpoint.verify import MANIFEST, find_checkpoint
-    from clipkit.loading import is_export
-
-    if not checkpoint.is_dir() or is_export(checkpoint) or (checkpoint / MANIFEST).is_file():
-        return str(checkpoint.resolve() if checkpoint.exists() else checkpoint)
-    return str(find_checkpoint(checkpoint).resolve())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +14,12 @@ from clipkit.cli.eval_gate import gate
 from clipkit.cli.eval_report import report
 from clipkit.cli.eval_sets import ls, validate
 from clipkit.cli.eval_watch import watch
+from clipkit.cli.on_ranks import run_on_ranks
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.data.eval_sets import EvalSet
     from clipkit.dist.group import World
-    from clipkit.eval.results import StoredResult
     from clipkit.eval.suite import ModelFacts
     from clipkit.eval.tasks import Job
     from clipkit.towers.dual import FeatureEncoder
@@ -30,6 +32,9 @@ Data = Annotated[
 Tasks = Annotated[
     list[str],
     typer.Option(help="Kind, glob or YAML file; repeat. Without: each set's default task."),
+]
+Extensions = Annotated[
+    list[str], typer.Option(help="Package whose tasks may be named, e.g. my_package; repeat.")
 ]
 Split = Annotated[list[str], typer.Option(help="Folder or file prefix of the shards; repeat.")]
 Out = Annotated[Path, typer.Option(help="Folder for results.")]
@@ -62,53 +67,90 @@ def run(
     cache: Cache = None,
     no_cache: NoCache = False,
     force: Force = False,
+    extensions: Extensions = [],  # noqa: B006
 ) -> None:
     """Run tasks on checkpoints; each model is loaded once, each image embedded once."""
-    import time
-
-    from clipkit.dist import group
-    from clipkit.loading import load_encoder
-
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision '{precision}': choose fp32 or bf16")
-    jobs = plan_jobs(data, split, tasks)
-    models = name_models(checkpoint, arch)
-    writable(out)
-    world = group.setup(device=device)
-    try:
+    kept = None if no_cache else cache_folder(cache)
+    settings = Settings(out, arch, precision, batch_size, kept, force)
+
+    def work(world: World) -> None:
+        jobs = plan_jobs(data, split, tasks, world, extensions)
+        models = name_models(checkpoint, arch)
+        writable(out)
         for place, facts in models:
-            start = time.perf_counter()
-            encoder = load_encoder(place, device=world.device, arch=arch, precision=precision)
-            loaded = time.perf_counter() - start
-            evaluate_checkpoint(
-                encoder,
-                facts,
-                jobs,
-                world,
-                out=out,
-                batch_size=batch_size,
-                cache=None if no_cache else cache_folder(cache),
-                force=force,
-            )
-            if world.is_main:
-                total = time.perf_counter() - start
-                text = (
-                    f"{facts.name}: loaded in {loaded:.1f} s, evaluated in {total - loaded:.1f} s"
-                )
-                typer.echo(text, err=True)
-    finally:
-        group.teardown()
+            encoder = settings.load(place, world)
+            settings.evaluate(encoder, facts, jobs, world)
+
+    run_on_ranks(work, device)
 
 
-def plan_jobs(data: list[Path], splits: list[str], tasks: list[str]) -> list[Job]:
+@dataclass(frozen=True)
+class Settings:
+    """How a command evaluates: what `run` and `watch` share."""
+
+    out: Path
+    arch: str | None = None
+    precision: str = "fp32"
+    batch_size: int = 64
+    cache: Path | None = None
+    force: bool = False
+
+    def load(self, place: str, world: World) -> FeatureEncoder:
+        """The model, and how long it took.
+
+        Raises:
+            CheckpointError: As `clipkit.loading.load_encoder`.
+        """
+        from clipkit.loading import load_encoder
+
+        start = time.perf_counter()
+        encoder = load_encoder(place, device=world.device, arch=self.arch, precision=self.precision)
+        if world.is_main:
+            typer.echo(f"{place}: loaded in {time.perf_counter() - start:.1f} s", err=True)
+        return encoder
+
+    def evaluate(
+        self, encoder: FeatureEncoder, facts: ModelFacts, jobs: list[Job], world: World
+    ) -> None:
+        """Run all jobs on a loaded model and print its table."""
+        from clipkit.cli.console import table_console
+        from clipkit.eval.embed import Embedder
+        from clipkit.eval.feature_cache import FeatureCache
+        from clipkit.eval.suite import run_jobs
+        from clipkit.eval.table import stored_table
+
+        start = time.perf_counter()
+        features = FeatureCache(self.cache) if self.cache else None
+        embedder = Embedder(
+            encoder, world, cache=features, batch_size=self.batch_size, progress=True
+        )
+        found = []
+        for result, fresh in run_jobs(jobs, embedder, facts, self.out, force=self.force):
+            found.append(result)
+            state = f"{result.data['seconds']:.1f} s" if fresh else "finished before"
+            typer.echo(f"{result.dataset}: {result.kind}: {state}", err=True)
+        if world.is_main:
+            table_console().print(stored_table(found, facts.name))
+            seconds = time.perf_counter() - start
+            place = self.out / facts.name
+            typer.echo(f"{facts.name}: evaluated in {seconds:.1f} s; results: {place}", err=True)
+
+
+def plan_jobs(
+    data: list[Path],
+    splits: list[str],
+    tasks: list[str],
+    world: World | None = None,
+    extensions: list[str] = [],  # noqa: B006  (never changed)
+) -> list[Job]:
     """Jobs of a command line, all data sets opened; says what a glob left out."""
-    from rich.console import Console
-
     from clipkit.eval.tasks import plan
 
-    jobs, notes = plan(sets_of(data, splits), tasks)
-    for note in notes:
-        Console(stderr=True).print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+    jobs, notes = plan(sets_of(data, splits), tasks, tuple(extensions))
+    for note in notes if world is None or world.is_main else ():
+        typer.echo(note, err=True)
     if not jobs:
         raise ConfigError("nothing to run: no task fits the data sets below --data")
     return jobs
@@ -145,25 +187,23 @@ def name_models(checkpoints: list[str], arch: str | None) -> list[tuple[str, Mod
         CheckpointError: A path leads nowhere.
         ConfigError: Two checkpoints would share a name.
     """
-    from clipkit.checkpoint.verify import MANIFEST, checkpoint_step, find_checkpoint
+    from clipkit.checkpoint.verify import checkpoint_step
     from clipkit.eval.suite import ModelFacts
-    from clipkit.loading import is_export
+    from clipkit.loading import resolve
 
     named: dict[str, tuple[str, ModelFacts]] = {}
     for place in checkpoints:
-        path, step = Path(place), None
-        if arch is not None or path.is_file():
-            name = f"{arch or 'model'}-{path.stem if path.is_file() else place}".replace("/", "-")
-        elif is_export(path) and checkpoint_step(path) is None:
-            name = path.resolve().name
+        path = resolve(place, arch)
+        step = checkpoint_step(path)
+        if step is not None:
+            name = f"{path.parent.parent.name}-{path.name}"
+        elif path.is_dir():
+            name = path.name
         else:
-            folder = find_checkpoint(path) if not (path / MANIFEST).is_file() else path
-            step = checkpoint_step(folder)
-            name = f"{folder.resolve().parent.parent.name}-{folder.resolve().name}"
-            place = str(folder)
+            name = f"{arch or 'model'}-{path.stem if path.is_file() else place}".replace("/", "-")
         if name in named:
             raise ConfigError(f"--checkpoint {place}: another one is named '{name}', too")
-        named[name] = (place, ModelFacts(name, place, arch or name, step))
+        named[name] = (str(path), ModelFacts(name, str(path), arch or name, step))
     return list(named.values())
 
 
@@ -184,40 +224,6 @@ def writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from None
-
-
-def evaluate_checkpoint(
-    encoder: FeatureEncoder,
-    facts: ModelFacts,
-    jobs: list[Job],
-    world: World,
-    *,
-    out: Path,
-    batch_size: int = 64,
-    cache: Path | None = None,
-    force: bool = False,
-) -> list[StoredResult]:
-    """Run all jobs on a loaded model and print its table."""
-    from rich.console import Console
-
-    from clipkit.cli.console import table_console
-    from clipkit.eval.embed import Embedder
-    from clipkit.eval.feature_cache import FeatureCache
-    from clipkit.eval.suite import run_jobs
-    from clipkit.eval.table import stored_table
-
-    features = FeatureCache(cache) if cache else None
-    embedder = Embedder(encoder, world, cache=features, batch_size=batch_size, progress=True)
-    said = Console(stderr=True)
-    found = []
-    for result, fresh in run_jobs(jobs, embedder, facts, out, force=force):
-        found.append(result)
-        state = f"{result.data['seconds']:.1f} s" if fresh else "finished before"
-        said.print(f"{result.dataset}: {result.kind}: {state}", highlight=False)
-    if world.is_main:
-        table_console().print(stored_table(found, facts.name))
-        said.print(f"results: {out / facts.name}", highlight=False, soft_wrap=True)
-    return found
 
 
 app.command("run")(run)

@@ -18,6 +18,7 @@ def ls(
     """List tasks and what they read; with --data, the sets there and the tasks that fit them."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from clipkit.cli.eval import sets_of
     from clipkit.config.parts import list_kinds, read_part
@@ -34,7 +35,8 @@ def ls(
     table = Table("data set", "types", "tasks that read it", "folder")
     for place in sets_of(data, split):
         fitting = [kind for kind, reads in kinds.items() if set(reads) & set(place.types)]
-        table.add_row(place.name, ", ".join(place.types), ", ".join(fitting), str(place.root))
+        cells = (place.name, ", ".join(place.types), ", ".join(fitting), str(place.root))
+        table.add_row(*map(Text, cells))
     console.print(table)
 
 
@@ -43,6 +45,9 @@ def validate(
     split: Split = ["test"],  # noqa: B006
     tasks: Annotated[
         list[str], typer.Option(help="Also check that these kinds, globs or YAML files fit.")
+    ] = [],  # noqa: B006
+    extensions: Annotated[
+        list[str], typer.Option(help="Package whose tasks may be named; repeat.")
     ] = [],  # noqa: B006
 ) -> None:
     """Read all images, labels and captions of sets without a model; exit 3 if one is not whole."""
@@ -63,9 +68,9 @@ def validate(
             state = found.problems[0] if found.problems else "whole"
             if len(found.problems) > 1:
                 state += f" (and {len(found.problems) - 1} more)"
-            table.add_row(place.name, kind, str(found.samples), Text(state))
+            table.add_row(*map(Text, (place.name, kind, str(found.samples), state)))
     console.print(table)
     if bad:
         raise DataError(f"{bad} of the data sets above are not whole")
     if tasks:
-        plan_jobs(data, split, tasks)
+        plan_jobs(data, split, tasks, None, extensions)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.cli.on_ranks import run_on_ranks
 from clipkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from clipkit.cli.eval import Settings
     from clipkit.dist.group import World
     from clipkit.towers.dual import FeatureEncoder
 
@@ -28,31 +30,39 @@ def watch(
         float, typer.Option(min=0, help="Seconds without training and new checkpoints to the end.")
     ] = 600,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, of the towers.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once per rank.")] = 64,
+    extensions: Annotated[
+        list[str], typer.Option(help="Package whose tasks may be named; repeat.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Evaluate checkpoints as they appear; ends when the run has been still for --patience."""
-    from clipkit.cli.eval import evaluate_checkpoint, plan_jobs, writable
-    from clipkit.dist import group
+    from clipkit.cli.eval import Settings, plan_jobs, writable
     from clipkit.eval.suite import ModelFacts
 
     if run.exists() and not run.is_dir():
         raise ConfigError(f"{run} is no run folder")
-    jobs = plan_jobs(data, split, tasks)
-    results = out or run / "eval"
-    writable(results)
-    world = group.setup(device=device)
-    done: set[int] = set()
-    try:
+    settings = Settings(out or run / "eval", None, precision, batch_size)
+
+    def work(world: World) -> None:
+        jobs = plan_jobs(data, split, tasks, world, extensions)
+        writable(settings.out)
+        if world.is_main:
+            typer.echo(f"watching {run} for checkpoints; results: {settings.out}", err=True)
+        done: set[int] = set()
         while (step := _next_step(run, done, every, patience, world)) is not None:
             done.add(step)
-            folder, encoder = _load(run, step, world)
+            folder, encoder = _load(settings, run, step, world)
             if encoder is not None:
                 facts = ModelFacts(f"{run.resolve().name}-{folder.name}", str(folder), "", step)
-                evaluate_checkpoint(encoder, facts, jobs, world, out=results, batch_size=batch_size)
-    finally:
-        group.teardown()
-    if world.is_main:
-        typer.echo(f"{run}: still for {patience:g} s; {len(done)} checkpoints looked at", err=True)
+                settings.evaluate(encoder, facts, jobs, world)
+        if not done:
+            raise CheckpointError(f"{run}: no checkpoint appeared in {patience:g} s")
+        if world.is_main:
+            text = f"{run}: still for {patience:g} s; {len(done)} checkpoints looked at"
+            typer.echo(text, err=True)
+
+    run_on_ranks(work, device)
 
 
 def _next_step(
@@ -76,14 +86,15 @@ def _next_step(
         time.sleep(every)
 
 
-def _load(run: Path, step: int, world: World) -> tuple[Path, FeatureEncoder | None]:
+def _load(
+    settings: Settings, run: Path, step: int, world: World
+) -> tuple[Path, FeatureEncoder | None]:
     """The model of a checkpoint; None, said so, where a rank finds it damaged or pruned."""
     from clipkit.checkpoint.verify import checkpoint_folder
-    from clipkit.loading import load_encoder
 
     folder, encoder, reason = checkpoint_folder(run, step), None, ""
     try:
-        encoder = load_encoder(folder, device=world.device)
+        encoder = settings.load(str(folder), world)
     except CheckpointError as error:
         reason = str(error)
     if world.max_int(int(encoder is None)):

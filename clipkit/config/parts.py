@@ -63,7 +63,7 @@ def suggest(word: str, choices: list[str]) -> str:
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    shown = ", ".join(sorted(choices)[:12])
+    shown = ", ".join(sorted(choices)[:20])
     return f"; choose from: {shown}" if choices else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,14 +61,23 @@ def files_hash(paths: Sequence[str | Path]) -> str:
 
 
 def tree_hash(root: str | Path) -> str:
-    """One hash for a file, or for a folder's files and names; hidden ones and indexes left out."""
+    """One hash for a file, or for a folder's files and their names; our own indexes left out."""
     root = Path(root)
     if root.is_file():
         return file_hash(root)
-    files = [
-        p
-        for p in sorted(root.rglob("*"))
-        if p.is_file() and not p.name.startswith(".") and not p.name.endswith(".idx.npz")
-    ]
-    names = "\0".join(str(p.relative_to(root)) for p in files)
-    return hashlib.sha256(f"{names}\0{files_hash(files)}".encode()).hexdigest()
+    files = sorted(p for p in _walk(root, set()) if ".idx.npz" not in p.name)
+    names = json.dumps([str(p.relative_to(root)) for p in files])
+    return hashlib.sha256(f"{names}{files_hash(files)}".encode()).hexdigest()
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Files below a folder, through linked folders too, each folder once."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _walk(path, seen)
+        elif path.is_file():
+            yield path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -69,7 +70,7 @@ class ImageFiles:
                     f"{self.root}: image '{file[:200]}' leads out of the folder; name it by a path "
                     f"below the folder"
                 )
-        missing = [f for f in dict.fromkeys(self._files) if not self._path(f).is_file()]
+        missing = [f for f in dict.fromkeys(self._files) if not os.path.isfile(self._path(f))]
         if missing:
             raise DataError(
                 f"{self.root}: {len(missing)} of {len(set(self._files))} images are not there, "

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from clipkit.data.image_files import Crop, ImageFiles
 from clipkit.data.wds_folder import KINDS, WdsFolder, open_folder
 from clipkit.errors import DataError
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 FILE = "selection.jsonl"
 
 
@@ -134,8 +136,6 @@ def _shards(root: Path, split: str, names: list[str], path: Path) -> WdsFolder:
         )
     folder = open_folder(root, split)
     keys = {str(key) for key in folder.keys}
-    if len(keys) < len(folder):
-        raise DataError(f"selection set '{root}': two samples of its shards have the same key")
     missing = next((name for name in names if name not in keys), None)
     if missing is not None:
         raise DataError(f"{path}: no sample '{missing[:80]}' in the shards of {root / split}")
@@ -165,9 +165,14 @@ def _item(line: str, where: str, boxes: dict[str, Crop], sharded: bool) -> Selec
 
 def _strings(raw: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = raw.get(key)
-    if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+    if not isinstance(value, list) or not all(map(_is_text, value)):
         raise DataError(f"{where}: '{key}' must be a list of non-empty strings")
     return tuple(value)
+
+
+def _is_text(value: Any) -> bool:
+    """A string with something in it that UTF-8 can hold: JSON allows half a surrogate pair."""
+    return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
 def _image(entry: Any, where: str, boxes: dict[str, Crop], sharded: bool) -> tuple[str, str]:

@@ -51,8 +51,12 @@ class WdsFolder:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Key of every sample, in order."""
-        return [self.indexes[shard].keys[sample] for shard, sample in self._places]
+        """Key of every sample, in order; "shard/key" where two shards hold the same key."""
+        keys = [str(self.indexes[shard].keys[sample]) for shard, sample in self._places]
+        if len(set(keys)) == len(keys):
+            return keys
+        stems = [Path(index.path).stem for index in self.indexes]
+        return [f"{stems[shard]}/{key}" for (shard, _), key in zip(self._places, keys)]
 
     @cached_property
     def _places(self) -> list[tuple[int, int]]:
@@ -132,7 +136,7 @@ class WdsFolder:
         out = []
         for index, sample in self._samples(0, len(self)):
             text = self._member(index, sample, ("txt",)).decode("utf-8", "replace")
-            captions = [line.strip() for line in text.splitlines() if line.strip()]
+            captions = [line.strip() for line in text.split("\n") if line.strip()]
             if not captions:
                 raise DataError(f"{index.path}: sample '{index.keys[sample]}' has no caption")
             out.append(captions)
@@ -163,7 +167,15 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in _text(path).splitlines() if line.strip()]
+    """Lines of a text file; only a line feed ends one, or a name would shift all labels after it.
+
+    Raises:
+        DataError: A line in the middle is blank.
+    """
+    lines = [line.strip() for line in _text(path).rstrip().split("\n")]
+    if "" in lines[:-1]:
+        raise DataError(f"{path}: line {lines.index('') + 1} is blank; each line is one entry")
+    return lines if lines != [""] else []
 
 
 def open_folder(root: str | Path, split: str = "test", kind: str | None = None) -> WdsFolder:
@@ -195,6 +207,9 @@ def open_folder(root: str | Path, split: str = "test", kind: str | None = None) 
         raise DataError(
             f"evaluation set '{root}': {damaged.path} is damaged: {damaged.damage or 'no samples'}"
         )
+    twice = next((i for i in indexes if len(np.unique(i.keys)) < len(i)), None)
+    if twice is not None:
+        raise DataError(f"evaluation set '{root}': {twice.path} holds a key twice; write it again")
     kind_file = root / "dataset_type.txt"
     found = _text(kind_file).strip() if kind_file.is_file() else "classification"
     if found not in KINDS:

@@ -76,6 +76,8 @@ class World:
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:
     """"auto": this rank's GPU where there is one, else the CPU."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device '{wanted}': choose auto, cpu or cuda")
     if wanted == "cuda" and local_rank >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(

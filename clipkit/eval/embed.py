@@ -11,6 +11,7 @@ Shapes: n samples, D embed dim.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,12 @@ class Embedder:
             batch = Batch({}, {"text": tokens}, torch.zeros(1, dtype=torch.int64))
             return float(self.encoder.forward(batch.to(self.encoder.device)).logit_scale)
 
+    @property
+    def threads(self) -> str:
+        """Threads of a rank, which decide last bits on a CPU; "" on a GPU."""
+        on_cpu = self.encoder.device.type == "cpu"
+        return str(torch.get_num_threads()) if on_cpu else ""
+
     def images(self, source: ImageSource, view: View | None = None) -> Tensor:
         """(n, D) unit fp32 features of the source's images, in its order, on the CPU, on all ranks.
 
@@ -128,7 +135,7 @@ class Embedder:
         Raises:
             NonFiniteResult: The text tower gives NaN or infinity.
         """
-        content = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        content = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
         key = ("text", content)
         if key not in self._kept:
             facts = {"kind": "text", "data": content, "transform": self.encoder.tokenizer_hash}
@@ -177,7 +184,7 @@ class Embedder:
     ) -> Tensor:
         """Features of samples 0 .. n - 1: parts of the cache where they are, the rest computed."""
         facts |= {"weights": self.encoder.weights_hash, "precision": self.encoder.precision}
-        facts |= {"batch_size": str(size)}
+        facts |= {"batch_size": str(size), "threads": self.threads}
         spans = [(a, min(a + size, n)) for a in range(0, n, size)]
         parts = [spans[i : i + _PART] for i in range(0, len(spans), _PART)]
         found = [self._cached(facts, p, part) for p, part in enumerate(parts)]

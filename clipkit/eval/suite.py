@@ -53,16 +53,17 @@ def run_jobs(
     world = model.world
     for job in jobs:
         path = result_path(out, facts.name, job.evaluator.name, job.kind)
-        key = _key(job, model) if world.is_main else ""
-        stored = _finished(path, key) if not force else None
+        data = tree_hash(job.root) if world.is_main else ""
+        key = _key(job, model, data) if world.is_main else ""
+        stored = _finished(path, key, model, force) if world.is_main else None
         if not world.max_int(int(stored is None and world.is_main)):
-            if stored is not None and world.is_main:
+            if stored is not None:
                 yield stored, False
             continue
         start = time.perf_counter()
         result = job.evaluator.run(model)
         if world.is_main:
-            more = {"key": key, "seconds": round(time.perf_counter() - start, 3)}
+            more = {"key": key, "data_hash": data, "seconds": round(time.perf_counter() - start, 3)}
             try:
                 stored = write_result(path, result, {**_facts(job, model, facts), **more})
             except OSError as error:
@@ -70,31 +71,42 @@ def run_jobs(
             yield stored, True
 
 
-def _finished(path: Path, key: str) -> StoredResult | None:
+def _finished(path: Path, key: str, model: Embedder, force: bool) -> StoredResult | None:
+    """The result that is there and still holds.
+
+    Raises:
+        DataError: It is of other weights, and nobody asked for it to be replaced.
+    """
     try:
         stored = read_result(path)
         stored.records()
     except DataError:
         return None
+    if force:
+        return None
+    weights = stored.data.get("weights_hash", model.encoder.weights_hash)
+    if weights != model.encoder.weights_hash:
+        raise DataError(f"{path} holds a result of other weights; choose another --out, or --force")
     return stored if stored.data["key"] == key else None
 
 
-def _key(job: Job, model: Embedder) -> str:
+def _key(job: Job, model: Embedder, data: str) -> str:
     """Hash of all a result depends on: model, data, arguments, our own version of the tasks."""
     encoder = model.encoder
-    words = [v for v in job.arguments.values() if isinstance(v, str) and v]
-    paths = [p for v in words for p in (Path(v), job.root.parent / v) if p.exists()]
+    named = [job.arguments.get(name) for name in getattr(job.evaluator, "files", ())]
+    places = [p for v in named if v for p in (Path(v), job.root / v, job.root.parent / v)]
     return digest(
         version=VERSION,
         kind=job.kind,
         name=job.evaluator.name,
         arguments=str(sorted(job.arguments.items())),
-        data=tree_hash(job.root),
-        more="".join(tree_hash(p) for p in paths),
+        data=data,
+        more="".join(tree_hash(p) for p in places if p.exists()),
         weights=encoder.weights_hash,
         transform=encoder.transform_hash + encoder.tokenizer_hash,
         precision=encoder.precision,
         batch_size=str(model.batch_size),
+        threads=model.threads,
     )
 
 
@@ -115,7 +127,7 @@ def _facts(job: Job, model: Embedder, facts: ModelFacts) -> dict[str, Any]:
         "precision": encoder.precision,
         "score_dtype": "fp32",
         "batch_size": model.batch_size,
-        "data_hash": tree_hash(job.root),
+        "threads": model.threads,
         "skipped_samples": 0,  # an unreadable sample fails the task
         "versions": {
             "clipkit": version("clipkit"),

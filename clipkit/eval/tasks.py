@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import yaml
-
+from clipkit.config.load import read_yaml
 from clipkit.config.parts import build_part, check_part, list_kinds, part_class, read_part, suggest
 from clipkit.data.eval_sets import EvalSet, types_of
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.eval.base import EvalResult
 from clipkit.eval.embed import Embedder
+from clipkit.eval.results import result_path
 
+_LONGEST = 150  # characters of a data set's name: it is part of a file's name
 DEFAULT = {
     "classification": "zero_shot",
     "multilabel": "multilabel",
@@ -30,6 +31,7 @@ class Evaluator(Protocol):
 
     Attributes:
         reads: Types of data sets it takes (`clipkit.data.eval_sets.TYPES`).
+        files: Arguments that name files or folders a result depends on; may be absent.
         name: Of the data set, as results show it.
     """
 
@@ -132,11 +134,7 @@ def _from_glob(pattern: str, sets: Sequence[EvalSet]) -> tuple[list[Job], list[s
 
 def _from_file(path: Path, sets: Sequence[EvalSet], extensions: tuple[str, ...]) -> list[Job]:
     """Jobs of a YAML list; `data` names one of the sets, or is a folder (from the file's own)."""
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--tasks {path}: cannot be read: {reason}") from None
+    entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"--tasks {path}: write a list of {{kind: ..., data: ...}}")
     jobs = []
@@ -172,6 +170,8 @@ def _job(entry: dict[str, Any], place: EvalSet, extensions: tuple[str, ...]) -> 
         spec["split"] = place.split
     spec = check_part("eval", spec, f"--tasks {spec['kind']}", extensions=extensions, extra={})
     name = entry.get("name") or place.name
+    if not name.isprintable() or len(name) > _LONGEST:
+        raise ConfigError(f"task {spec['kind']}: the name {name[:40]!r} cannot name a file")
     evaluator = build_part("eval", spec, str(place.root), name, extensions=extensions)
     if not set(evaluator.reads) & set(place.types):
         raise ConfigError(
@@ -183,9 +183,9 @@ def _job(entry: dict[str, Any], place: EvalSet, extensions: tuple[str, ...]) -> 
 
 
 def _refuse_twins(jobs: Sequence[Job]) -> None:
-    seen: dict[tuple[str, str], Job] = {}
+    seen: dict[Path, Job] = {}
     for job in jobs:
-        key = (job.evaluator.name, job.kind)
+        key = result_path(Path(), "", job.evaluator.name, job.kind)
         if key in seen:
             raise ConfigError(
                 f"task {job.kind} is asked for twice on '{job.evaluator.name}' "

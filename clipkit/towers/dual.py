@@ -173,7 +173,7 @@ class FeatureEncoder:
         preprocess: PIL image -> (3, H, W) float, normalised.
         tokenizer: list of str -> (n, L) int64.
         device: Where `forward` wants its batch.
-        weights_hash: Identity of the weights; "" where features are never stored.
+        weights_hash: Identity of architecture and weights; "" where features are never stored.
         transform_hash: Identity of `preprocess`.
         tokenizer_hash: Identity of `tokenizer`.
         precision: "fp32" or "bf16", of the towers.

@@ -18,9 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import clipkit
-from clipkit.cli.embed import checkpoint_place, embed
+from clipkit.cli.embed import embed
 from clipkit.dist import group
 from clipkit.errors import CheckpointError, ConfigError, DataError
+from clipkit.loading import resolve
 from tests.fixtures_shards import noise_bytes, write_shards
 from tests.fixtures_trained import write_trained_run
 
@@ -127,10 +128,10 @@ def test_a_damaged_shard_is_warned_of(place, tmp_path):
 
 def test_the_place_of_a_checkpoint(place, tmp_path):
     step = place / "run" / "checkpoints" / "step_00000003"
-    assert checkpoint_place(place / "run") == checkpoint_place(step) == str(step.resolve())
+    assert resolve(place / "run") == resolve(step) == step.resolve()
     clipkit.export(place / "run", tmp_path / "export")
-    assert checkpoint_place(tmp_path / "export") == str((tmp_path / "export").resolve())
-    assert checkpoint_place(Path("openai")) == "openai"
+    assert resolve(tmp_path / "export") == (tmp_path / "export").resolve()
+    assert resolve("openai", "ViT-B-32") == Path("openai")
 
 
 @pytest.mark.slow

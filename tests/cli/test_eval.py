@@ -129,3 +129,50 @@ def test_mistakes_are_one_line(place, tmp_path, monkeypatch, arguments, error, w
     result = evaluate(*[str(a).format(**names) for a in arguments])
     assert isinstance(result.exception, error), (result.output, result.exception)
     assert words in str(result.exception) and "\n" not in str(result.exception)
+
+
+def test_a_task_of_another_package(place, tmp_path, monkeypatch):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("")
+    (tmp_path / "my_package" / "count.py").write_text(
+        '''
+from typing import ClassVar
+
+from clipkit.eval.base import EvalResult
+from clipkit.eval.zero_shot import ZeroShotEval
+
+
+class CountEval(ZeroShotEval):
+    """How many images there are."""
+
+    reads: ClassVar[tuple[str, ...]] = ("classification",)
+
+    def __init__(self, data: str, name: str, *, split: str = "test", weight: float = 1.0) -> None:
+        super().__init__(data, name, split=split)
+        self.weight = weight
+
+    def run(self, model):
+        rows = model.images(self.check())
+        records = [{"id": str(i), "values": {"one": self.weight}} for i in range(len(rows))]
+        return EvalResult.from_records("count", self.name, records)
+
+
+PART = CountEval
+'''
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("--checkpoint", place / "run", "--data", place / "data", "--out", tmp_path / "out")
+    refused = evaluate(*words, "--tasks", "my_package.count")
+    assert isinstance(refused.exception, ConfigError) and "extensions" in str(refused.exception)
+    group.teardown()
+    result = evaluate(*words, "--tasks", "my_package.count", "--extensions", "my_package")
+    assert result.exit_code == 0, (result.output, result.exception)
+    (stored,) = read_results(tmp_path / "out")
+    assert stored.kind == "my_package.count" and stored.metrics["one"] == 1.0
+
+
+def test_names_are_no_markup(place, tmp_path):
+    out = tmp_path / "x[" / "red]y"
+    data = ("--data", place / "data" / "colors", "--out", out)
+    result = evaluate("--checkpoint", place / "run", *data)
+    assert result.exit_code == 0, (result.output, result.exception)

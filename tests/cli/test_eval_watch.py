@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from clipkit.cli.main import app
 from clipkit.dist import group
 from clipkit.engine.run_folder import is_live
-from clipkit.errors import ConfigError, DataError
+from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.eval.results import read_results
 from tests.fixtures_encoder import write_color_set
 from tests.fixtures_trained import write_trained_run
@@ -85,3 +85,9 @@ def test_mistakes(tmp_path, data):
     (tmp_path / "file").write_text("")
     assert isinstance(watch(tmp_path / "file", data).exception, ConfigError)
     assert isinstance(watch(tmp_path / "run", tmp_path / "absent").exception, DataError)
+
+
+def test_a_run_that_never_was_is_told(tmp_path, data):
+    result = watch(tmp_path / "nowhere", data, "--patience", 0, "--out", tmp_path / "out")
+    assert isinstance(result.exception, CheckpointError)
+    assert "nowhere: no checkpoint appeared" in str(result.exception)

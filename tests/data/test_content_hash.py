@@ -59,9 +59,23 @@ def test_trees(tmp_path):
     (root / "b").write_text("2")
     first = tree_hash(root)
     (root / "b.tar.idx.npz").write_text("an index")
-    (root / ".hidden").write_text("x")
     assert tree_hash(root) == first
+    (root / ".hidden").write_text("x")
+    assert tree_hash(root) != first
+    (root / ".hidden").unlink()
     (root / "b").rename(root / "c")
     assert tree_hash(root) != first
     assert tree_hash(root / "c") == file_hash(root / "c")
     assert files_hash([root / "c"]) != files_hash([root / "c", root / "c"])
+
+
+def test_linked_folders_count_and_loops_end(tmp_path):
+    root, other = tmp_path / "tree", tmp_path / "other"
+    root.mkdir()
+    other.mkdir()
+    (other / "a").write_text("1")
+    (root / "linked").symlink_to(other)
+    (other / "back").symlink_to(root)
+    first = tree_hash(root)
+    (other / "a").write_text("2")
+    assert tree_hash(root) != first

@@ -86,7 +86,7 @@ def test_shards_of_no_type_and_repeated_keys(tmp_path):
     with pytest.raises(DataError, match=r"write 'retrieval' into .*dataset_type\.txt"):
         open_selection(tmp_path)
     shards(tmp_path, ["s1", "s2", "s1"])
-    with pytest.raises(DataError, match="the same key"):
+    with pytest.raises(DataError, match="holds a key twice"):
         open_selection(tmp_path)
 
 

@@ -22,7 +22,7 @@ def build(root, shards=((0, 1), (2,)), kind=None, name="test/{}.tar"):
             ]
             members += [(f"s{s:02d}{i}.txt", b"one %d\n\n two \n" % label)]
         write_tar(root / name.format(s), members)
-    (root / "classnames.txt").write_text("red\ngreen\n\nblue\n")
+    (root / "classnames.txt").write_text("red\ngreen\nblue\n")
     (root / "zeroshot_classification_templates.txt").write_text("a {c}\nthe {c}\n")
     if kind:
         (root / "dataset_type.txt").write_text(kind + "\n")
@@ -182,3 +182,23 @@ def test_a_thread_of_an_image_is_refused_before_it_is_resized(tmp_path):
     write_tar(root / "test" / "0.tar", [("a.png", out.getvalue()), ("a.cls", b"0")])
     with pytest.raises(DataError, match="sample 'a': 1 x 1001 pixels"):
         list(open_folder(root).images(0, 2))
+
+
+def test_only_a_line_feed_ends_a_name(tmp_path):
+    root = write_color_set(tmp_path, [0, 1])
+    (root / "classnames.txt").write_text("red\u2028ish\x85\ngreen\r\nblue\x0b!\nwhite\n\n")
+    assert open_folder(root).classnames == ["red\u2028ish", "green", "blue\x0b!", "white"]
+    (root / "classnames.txt").write_text("red\n\ngreen\n")
+    with pytest.raises(DataError, match="classnames.txt: line 2 is blank"):
+        open_folder(root)
+
+
+def test_keys_are_unique(tmp_path):
+    root = write_color_set(tmp_path, [0, 1])
+    members = [("a.png", image_bytes()), ("a.cls", b"0")]
+    for shard in "01":
+        write_tar(root / "test" / f"{shard}.tar", members)
+    assert open_folder(root).keys == ["0/a", "1/a"]
+    write_tar(root / "test" / "0.tar", [*members, ("b.png", image_bytes()), *members])
+    with pytest.raises(DataError, match="0.tar holds a key twice"):
+        open_folder(root)

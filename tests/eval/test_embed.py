@@ -171,3 +171,18 @@ def test_two_ranks_equal_one(folder, ranks, tmp_path, size):
     warm = ranks(2).run(cells.features, str(folder.root), size, str(tmp_path / "b"))
     for images, texts in (*cold, *warm):
         assert torch.equal(images, alone[0]) and torch.equal(texts, alone[1])
+
+
+def test_a_view_is_kept_apart_on_disk(folder, tmp_path):
+    cache = FeatureCache(tmp_path / "cache")
+    plain = embedder(color_encoder(), cache=cache).images(folder)
+    black = View("black", lambda image, index: Image.new("RGB", image.size))
+    assert not torch.equal(plain, embedder(color_encoder(), cache=cache).images(folder, black))
+    assert torch.equal(plain, embedder(color_encoder(), cache=cache).images(folder))
+
+
+def test_texts_with_odd_characters_are_told_apart():
+    model = embedder(color_encoder())
+    first = model.texts(["red\0circle", "blue"])
+    assert not torch.equal(first, model.texts(["red", "circle\0blue"])[:2])
+    assert torch.equal(model.texts(["red\ud800", "blue"]), model.texts(["red", "blue"]))

@@ -7,8 +7,10 @@ import pytest
 
 from clipkit.data.eval_sets import find_sets
 from clipkit.dist.group import World
+from clipkit.errors import DataError
 from clipkit.eval.base import NonFiniteResult
 from clipkit.eval.embed import Embedder
+from clipkit.eval.feature_cache import FeatureCache
 from clipkit.eval.results import read_results
 from clipkit.eval.suite import ModelFacts, run_jobs
 from clipkit.eval.tasks import plan
@@ -51,7 +53,9 @@ def test_what_a_result_depends_on_makes_it_new(root):
     assert [fresh for _, fresh in run(root)] == [True, False]
     other = color_encoder()
     other.weights_hash = "other"
-    assert [fresh for _, fresh in run(root, other)] == [True, True]
+    with pytest.raises(DataError, match="colors.zero_shot.json holds a result of other weights"):
+        run(root, other)
+    assert [fresh for _, fresh in run(root, other, force=True)] == [True, True]
 
 
 def test_a_damaged_result_is_computed_again(root):
@@ -90,3 +94,52 @@ def test_two_ranks_write_what_one_writes(root, ranks):
     assert ranks(2).run(cells.suite, str(root / "data"), str(root / "out")) == [2, 0]
     both = {r.dataset: (r.metrics, r.records()) for r in read_results(root / "out")}
     assert both == alone
+
+
+@pytest.mark.parametrize(
+    "fact",
+    ["weights_hash", "transform_hash", "tokenizer_hash", "precision", "threads", "batch_size"],
+)
+def test_every_fact_of_the_model_is_in_both_keys(root, fact, monkeypatch):
+    """A finished result and kept features are for one model, run in one way."""
+    cache = FeatureCache(root / "cache")
+    jobs, _ = plan(find_sets(root / "data"))
+
+    def fresh(change, force=False):
+        calls = []
+        embedder = Embedder(color_encoder(calls=calls), World(), cache=cache)
+        change(embedder)
+        done = [new for _, new in run_jobs(jobs, embedder, FACTS, root / "out", force=force)]
+        return done, bool(calls)
+
+    def change(embedder):
+        if fact == "threads":
+            monkeypatch.setattr(Embedder, "threads", "7")
+        elif fact == "batch_size":
+            embedder.batch_size = 3
+        else:
+            setattr(embedder.encoder, fact, "other")
+
+    assert fresh(lambda embedder: None) == ([True, True], True)
+    assert fresh(lambda embedder: None) == ([False, False], False)
+    assert fresh(change, force=fact == "weights_hash") == ([True, True], True)
+
+
+def test_a_file_that_an_argument_names_is_in_the_key(root, monkeypatch):
+    (root / "data" / "words.txt").write_text("red light\ngreen light\n")
+    (root / "tasks.yaml").write_text(
+        f"- {{kind: concepts, data: colors, concepts: {root / 'data' / 'words.txt'}}}"
+    )
+    jobs, _ = plan(find_sets(root / "data"), [str(root / "tasks.yaml")])
+
+    def fresh():
+        embedder = Embedder(color_encoder(), World())
+        return [new for _, new in run_jobs(jobs, embedder, FACTS, root / "out")]
+
+    assert fresh() == [True] and fresh() == [False]
+    (root / "data" / "words.txt").write_text("red light\nblue light\n")
+    assert fresh() == [True]
+    (root / "test").mkdir()
+    (root / "test" / "x").write_text("not of this set")
+    monkeypatch.chdir(root)
+    assert fresh() == [False]

@@ -63,7 +63,11 @@ def test_a_file_names_data_arguments_and_names(root):
         ("- {kind: zero_shot, data: colors, splt: x}", "unknown key"),
         ("- {kind: zero_shot, data: pairs}", "reads classification"),
         ("- {kind: zero_shot}", "data"),
-        ("- [", "cannot be read"),
+        ("- [", "not valid YAML"),
+        ("[" * 3000, "not valid YAML"),
+        ("- {kind: zero_shot, kind: knn, data: colors}", "twice|duplicate"),
+        ('- {kind: zero_shot, data: colors, name: "a\\0b"}', "cannot name a file"),
+        ('- {kind: zero_shot, data: colors, name: "\\ud800"}', "cannot name a file|not valid"),
     ],
 )
 def test_mistakes_in_a_file_are_told(root, text, message):
