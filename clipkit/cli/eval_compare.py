@@ -41,10 +41,11 @@ def compare(
     """Which differences between two models are real."""
     from clipkit.cli.console import table_console
     from clipkit.eval.compare import compare as compare_places
+    from clipkit.eval.plain_text import printable
 
     found = compare_places(a, b, by)
     for warning in found.warnings:
-        print(f"clipkit: warning: {warning}", file=sys.stderr)
+        print(f"clipkit: warning: {printable(warning)}", file=sys.stderr)
     if json_out is not None:
         _write(json_out, found)
     table_console().print(comparison_table(found))
@@ -66,7 +67,9 @@ def comparison_table(found: Comparison) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(f"A: {found.a}   B: {found.b}")
+    from clipkit.eval.plain_text import printable
+
+    title = Text(printable(f"A: {found.a}   B: {found.b}"))
     parts = any(row.part for row in found.rows)
     table = Table(
         title=title,
@@ -82,9 +85,8 @@ def comparison_table(found: Comparison) -> Table:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("verdict", overflow="fold")
     for row in found.rows:
-        cells = [Text(f"{row.dataset}/{row.kind}"), Text(row.metric)]
-        cells += [Text(row.part)] if parts else []
-        cells += [Text(cell) for cell in _numbers(row)]
+        names = [f"{row.dataset}/{row.kind}", row.metric, *([row.part] if parts else [])]
+        cells = [Text(printable(cell)) for cell in (*names, *_numbers(row))]
         table.add_row(*cells, Text(row.verdict, _STYLES.get(row.verdict, "")))
     return table
 

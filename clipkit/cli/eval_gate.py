@@ -26,10 +26,11 @@ def gate(
     """Hold results against floors, ceilings and largest drops; exit status 1 if one is broken."""
     from clipkit.cli.console import table_console
     from clipkit.eval.gate import run_gates
+    from clipkit.eval.plain_text import printable
 
     report = run_gates(gates, results, baseline)
     for warning in report.warnings:
-        print(f"clipkit: warning: {warning}", file=sys.stderr)
+        print(f"clipkit: warning: {printable(warning)}", file=sys.stderr)
     if junit is not None:
         _write(junit, report)
     table_console().print(gate_table(report))
@@ -57,6 +58,8 @@ def gate_table(report: GateReport) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from clipkit.eval.plain_text import printable
+
     red = sum(not check.passed for check in report.checks)
     title = f"{len(report.checks)} checks, {red} red"
     table = Table(title=title)
@@ -64,6 +67,7 @@ def gate_table(report: GateReport) -> Table:
         table.add_column(name, overflow="fold")
     for check in report.checks:
         mark = Text("green", "green") if check.passed else Text("RED", "bold red")
-        names = (f"{check.dataset}/{check.kind}", check.metric, check.rule)
-        table.add_row(*map(Text, names), mark, Text(check.reason))
+        words = (f"{check.dataset}/{check.kind}", check.metric, check.rule, check.reason)
+        *names, found = (Text(printable(word)) for word in words)
+        table.add_row(*names, mark, found)
     return table

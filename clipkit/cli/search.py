@@ -115,17 +115,14 @@ def _print_table(hits: list[Hit]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from clipkit.eval.plain_text import printable
+
     table = Table("rank", "score", "key", "caption", "shard")
     for hit in hits:
         caption = hit.caption[:_CAPTION] + ("..." if len(hit.caption) > _CAPTION else "")
         words = (hit.key, caption, Path(hit.shard).name)
         table.add_row(str(hit.rank), f"{hit.score:.4f}", *(Text(printable(w)) for w in words))
     Console().print(table)
-
-
-def printable(text: str) -> str:
-    """Text without characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _write_sheet(

@@ -6,6 +6,7 @@ better when smaller (a tie rate, an error), a drop is a rise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clipkit.config.load import read_yaml
 from clipkit.config.parts import suggest
 from clipkit.errors import ConfigError
-from clipkit.eval.compare import Row, compare_results, lower_is_better, read_model
+from clipkit.eval.compare import LEVEL, Row, compare_results, lower_is_better, read_model
 from clipkit.eval.intervals import Interval
 from clipkit.eval.results import StoredResult
 
@@ -37,7 +38,8 @@ class Gate(BaseModel):
         use: Whether `min` and `max` hold the value itself or the end of its 95 % interval on
             their side: with "interval" the whole interval must clear them.
         max_drop: The value may be worse than the baseline's by this. Red if the drop is larger and
-            real: the 95 % interval of the paired difference lies below 0.
+            real: the 95 % interval of the paired difference lies below 0 and, where there is a
+            test, its p-value below 5 %.
         strict: Red unless the drop is shown to be at most `max_drop`: the whole interval of the
             paired difference must lie above -max_drop.
         lower_is_better: Which way is worse, where the metric's name does not tell.
@@ -272,11 +274,11 @@ def _drop(gate: Gate, result: StoredResult, metric: str, drops: _Drops) -> tuple
     assert gate.max_drop is not None
     lower = gate.lower_is_better
     sign = -1 if (lower_is_better(metric) if lower is None else lower) else 1
-    old, row = drops.baseline(result, metric), drops.row(result, metric)
+    old, row, p = drops.baseline(result, metric), drops.row(result, metric), None
     if old is None:
         return False, "the baseline has no such metric"
     if row is not None:
-        a, b, (low, high) = row.a, row.b, _change(row, sign)
+        a, b, p, (low, high) = row.a, row.b, row.p, _change(row, sign)
         how = f"{row.n} pairs" if row.interval else "no pairs, from the two intervals"
     elif metric in result.intervals and metric in old.intervals:
         return False, "no sample is in both, so that nothing can be shown"
@@ -288,9 +290,10 @@ def _drop(gate: Gate, result: StoredResult, metric: str, drops: _Drops) -> tuple
     if gate.strict:
         passed = low >= -gate.max_drop
     else:
-        passed = not (high < 0 and -gain > gate.max_drop)
+        unproven = high >= 0 or (p is not None and p >= LEVEL)
+        passed = gain >= -gate.max_drop or unproven
     change = f"change for the better {gain:+.4f} [{low:+.4f}, {high:+.4f}]"
-    return passed, f"{a:.4f} -> {b:.4f}, {change}, {how}"
+    return passed and math.isfinite(gain), f"{a:.4f} -> {b:.4f}, {change}, {how}"
 
 
 def _change(row: Row, sign: int) -> Interval:

@@ -134,8 +134,10 @@ def difference(pairs: Pairs, *, seed: int = 0) -> Difference:
     clusters = np.arange(n) if pairs.clusters is None else pairs.clusters
     num_clusters = int(clusters.max()) + 1
     draws = bootstrap_differences(gap, pairs.clusters, pairs.groups, seed=seed)
-    if (gap == gap[0]).all():
-        interval = _unanimous(float(gap[0]), num_clusters, pairs.binary)
+    both = np.concatenate([pairs.a, pairs.b, [0.0]])
+    reach = float(np.ptp(both)) or 1.0
+    if np.ptp(draws) <= 1e-9 * reach:
+        interval = _unanimous(b - a, num_clusters, reach)
     else:
         low, high = np.percentile(draws, [2.5, 97.5]).tolist()
         interval = (low, high)
@@ -193,18 +195,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _unanimous(value: float, clusters: int, binary: bool) -> Interval:
-    """Interval where all pairs differ by the same: a bootstrap of equal values claims certainty.
+def _unanimous(value: float, clusters: int, reach: float) -> Interval:
+    """Interval where all clusters differ by the same: a bootstrap of them claims certainty.
 
-    For 0/1 samples it is the score interval of Tango 1998, which has a closed form here.
+    A share of clusters too rare to be seen could differ by up to `reach`, the span of 0 and all
+    values, either way. For 0/1 samples this is the score interval of Tango 1998.
     """
-    if not binary:
-        return value, value
-    if value == 0.0:
-        rare = wilson(0.0, clusters)[1]
-        return -rare, rare
-    low, high = wilson((value + 1) / 2, clusters)
-    return 2 * low - 1, 2 * high - 1
+    rare = wilson(0.0, clusters)[1]
+    return value - rare * (reach + value), value + rare * (reach - value)
 
 
 def _t_test(value: float, error: float, clusters: int, differing: int) -> float:

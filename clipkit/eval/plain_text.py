@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Control characters, lone surrogates and non-characters are forbidden in XML and UTF-8; marks of
-# writing direction could make a page read otherwise than it is written.
+# Control characters are commands to a terminal; with lone surrogates and non-characters they are
+# forbidden in XML and UTF-8; marks of writing direction make a line read otherwise than it stands.
 _UNFIT = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
 def printable(text: str) -> str:
-    """The text with every character that has no place on a page replaced by U+FFFD."""
-    return _UNFIT.sub("\ufffd", text)
+    """One line for a page or a terminal: what neither may hold is U+FFFD, a break a space."""
+    return _UNFIT.sub("\ufffd", re.sub("[\t\n]", " ", text))
 
 
 def shortened(text: str, length: int) -> str:

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
-from clipkit.errors import DataError
 from clipkit.eval import plots
 from clipkit.eval.plain_text import number
-from clipkit.eval.results import StoredResult
+from clipkit.eval.results import StoredResult, is_number
 
 _SIDE_BY_SIDE = 4  # checkpoints up to which the summary shows all, not just each run's newest
 _PANELS = 3  # metrics a trend shows
@@ -143,21 +142,9 @@ def checkpoint_of(result: StoredResult) -> Checkpoint:
 
 
 def checked(results: Iterable[StoredResult]) -> list[StoredResult]:
-    """The results, each file once, one per checkpoint, data set and kind: the last given.
-
-    Raises:
-        DataError: A file's metrics or intervals are no numbers.
-    """
+    """The results, one per checkpoint, data set and kind: the last given."""
     found: dict[tuple[Any, ...], StoredResult] = {}
     for result in results:
-        numbers = [result.data["metrics"], result.data["intervals"]]
-        if not all(isinstance(part, dict) for part in numbers) or not (
-            all(is_number(v) for v in numbers[0].values())
-            and all(_is_pair(v) for v in numbers[1].values())
-        ):
-            raise DataError(
-                f"{result.path}: its metrics or intervals are no finite numbers; run the task again"
-            )
         key = (checkpoint_of(result), result.dataset, result.kind)
         found.pop(key, None)
         found[key] = result
@@ -228,7 +215,7 @@ def summarise(
         row = [cells.get((dataset, kind, c)) for c in checkpoints]
         there = [r for r in row if r is not None]
         names = dict.fromkeys(name for r in there for name in r.metrics)
-        shown = [m for m in names if m not in ("n", "nan_rate") or _strange(m, there)]
+        shown = [m for m in names if m not in ("n", "nan_rate")]
         groups.append(SummaryGroup(dataset, kind, [_summary_row(m, row) for m in shown]))
     return groups
 
@@ -313,15 +300,8 @@ def _summary_row(metric: str, row: Sequence[StoredResult | None]) -> SummaryRow:
 
 
 def _n(result: StoredResult, metric: str) -> str:
-    counts = result.data.get("counts")
-    n = counts.get(metric) if isinstance(counts, dict) else None
-    n = result.metrics.get("n") if n is None else n
-    return number(n) if is_number(n) else ""
-
-
-def _strange(metric: str, results: Sequence[StoredResult]) -> bool:
-    """Whether a rate that should be zero is not."""
-    return metric == "nan_rate" and any(r.metrics.get(metric) for r in results)
+    n = result.data.get("counts", {}).get(metric, result.metrics.get("n"))
+    return "" if n is None else number(n)
 
 
 def _line(result: StoredResult) -> tuple[str, str, str]:
@@ -339,12 +319,3 @@ def _flat(entry: Any) -> str:
     if entry is None or isinstance(entry, str):
         return entry or ""
     return json.dumps(entry, ensure_ascii=False)
-
-
-def is_number(x: Any) -> TypeGuard[float]:
-    """Whether a value read from JSON is a finite number."""
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-
-
-def _is_pair(x: Any) -> bool:
-    return isinstance(x, list | tuple) and len(x) == 2 and all(is_number(v) for v in x)

@@ -3,15 +3,18 @@
     OUT/<model>/<data set>.<kind>.json             metrics, intervals, details, provenance
     OUT/<model>/<data set>.<kind>.samples.jsonl    one record a line
 
-A result carries the key of everything it depends on; the same key is not computed twice.
+A result carries the key of everything it depends on; the same key is not computed twice. What is
+read is checked here, once: who uses a StoredResult finds names, finite numbers and whole intervals.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from clipkit.checkpoint.files import sha256, write_text
 from clipkit.errors import DataError
@@ -67,20 +70,24 @@ class StoredResult:
         """The per-sample records.
 
         Raises:
-            DataError: Missing, changed since it was written, or no JSON lines.
+            DataError: Missing, changed since it was written, or not one record a line.
         """
         path = samples_path(self.path)
         try:
             if sha256(path) != self.data.get("samples_sha256"):
                 raise DataError(f"{path} is not the file that {self.path.name} was written with")
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-        except (OSError, ValueError) as error:
+            found = [_parsed(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
+        for i, record in enumerate(found, 1):
+            for flaw in _flaws_of_record(record, self.macro):
+                raise DataError(f"{path}: line {i}: {flaw}; evaluate again")
+        return found
 
 
 def result_path(out: Path, model_name: str, dataset: str, kind: str) -> Path:
     """Where a result stands."""
-    return out / model_name / f"{dataset.replace('/', '_')}.{kind}.json"
+    return out / model_name / f"{dataset.replace('/', '@')}.{kind}.json"
 
 
 def samples_path(path: Path) -> Path:
@@ -102,20 +109,75 @@ def _line(record: Record) -> str:
     return json.dumps(record, allow_nan=False, separators=(",", ":"))
 
 
+def _parsed(text: str) -> Any:
+    """JSON as the standard has it, without NaN and infinity."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def is_number(x: Any) -> TypeGuard[float]:
+    """Whether a value read from JSON is a number that a float can hold."""
+    largest = sys.float_info.max
+    return isinstance(x, int | float) and not isinstance(x, bool) and -largest <= x <= largest
+
+
+def _is_interval(x: Any) -> bool:
+    return isinstance(x, list) and len(x) == 2 and all(map(is_number, x)) and x[0] <= x[1]
+
+
+_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "metrics": (is_number, "a finite number"),
+    "intervals": (_is_interval, "two finite numbers, the lower first"),
+    "counts": (is_number, "a finite number"),
+    "macro": (lambda x: isinstance(x, str), "the name of a field"),
+}
+
+
+def _flaws(data: dict[str, Any]) -> Iterator[str]:
+    """What users of a result would stumble over."""
+    for part, (fits, what) in _ENTRIES.items():
+        entries = data.get(part, {})
+        if not isinstance(entries, dict):
+            yield f"'{part}' is no mapping of metrics"
+            continue
+        yield from (f"{part}: {k!r} is not {what}" for k, v in entries.items() if not fits(v))
+
+
+def _flaws_of_record(record: Any, macro: dict[str, str]) -> Iterator[str]:
+    """The same of one record, whose metrics are averaged over the fields in `macro`."""
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        yield "is no record with a text as 'id'"
+        return
+    values = record.get("values")
+    if not isinstance(values, dict):
+        yield "'values' is no mapping of metrics"
+        return
+    yield from (f"values: {k!r} is not a finite number" for k in values if not is_number(values[k]))
+    labels = {"cluster"} & record.keys() | {macro[name] for name in values.keys() & macro.keys()}
+    for name in sorted(labels):
+        if isinstance(record.get(name, []), list | dict):
+            yield f"{name!r}, which an average needs, is no name"
+
+
 def read_result(path: Path) -> StoredResult:
     """Read one result.
 
     Raises:
-        DataError: Missing, or no result of clipkit.
+        DataError: Missing, no result of clipkit, or its metrics are no finite numbers.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
     needed = ("dataset", "kind", "model_name", "metrics", "intervals", "key")
     missing = [k for k in needed if not isinstance(data, dict) or k not in data]
     if missing:
         raise DataError(f"{path}: is no result of clipkit eval: it has no '{missing[0]}'")
+    for flaw in _flaws(data):
+        raise DataError(f"{path}: {flaw}; run the task again")
     return StoredResult(path, data)
 
 
@@ -131,6 +193,6 @@ def read_results(place: str | Path) -> list[StoredResult]:
     paths = [p for p in sorted(place.rglob("*.json")) if samples_path(p).is_file()]
     if not paths:
         raise DataError(
-            f"{place}: holds no results; write some with clipkit eval run --out {place}"
+            f"{place}: holds no results; clipkit eval run --out OUT writes OUT/<checkpoint>/"
         )
     return [read_result(path) for path in paths]

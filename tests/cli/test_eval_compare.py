@@ -60,6 +60,20 @@ def test_the_table_says_what_is_real(places):
     assert "A: a   B: b" in text
 
 
+def test_names_from_data_do_not_command_the_terminal(tmp_path):
+    hostile = "x\x1b[2J\r\u202e"
+    own = [{"id": "1", "values": {hostile: 1.0}, "class": hostile}]
+    a, b = (
+        store(tmp_path, model, own, dataset=hostile, facts={hostile: model, "model_name": hostile})
+        for model in "ab"
+    )
+    result = run(a, b, "--by", "class")
+    assert result.exit_code == 0
+    assert result.stdout.count("x\ufffd[2J\ufffd\ufffd") == 7  # the title, two rows of names
+    assert "x\ufffd[2J\ufffd\ufffd differs: a in A" in result.stderr
+    assert not set("\x1b\r\u202e") & set(result.output)
+
+
 def test_a_row_for_each_class_with_names_as_they_are(places):
     text = shown(compare_places(*places, by="class"))
     assert " part " in text

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from clipkit.cli.eval_gate import gate
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, DataError
 from tests.fixtures_results import records, store
 
 app = typer.Typer()
@@ -33,6 +33,27 @@ def test_green_is_status_0_and_red_1(tmp_path, results):
     typo = run(tmp_path, "gates: [{metric: acc, min: 0}]", results)
     assert typo.exit_code == 1
     assert "did you mean" in typo.stdout
+
+
+def test_names_from_data_do_not_command_the_terminal(tmp_path):
+    hostile = "x\x1b[2J\r\u202e"
+    own = [{"id": "1", "values": {hostile: 1.0}}]
+    sides = [
+        store(tmp_path / m, m, own, dataset=hostile, facts={"data_hash": m + hostile}) for m in "ab"
+    ]
+    text = 'gates: [{metric: "x*", max_drop: 0.1}, {metric: y, min: 0}]'
+    result = run(tmp_path, text, sides[0], "--baseline", sides[1])
+    assert (result.exit_code, result.stdout.count("x\ufffd[2J")) == (1, 3)
+    assert "x\ufffd[2J\ufffd\ufffd/zero_shot: data_hash differs" in result.stderr
+    assert not set("\x1b\r\u202e") & set(result.output)
+
+
+def test_broken_results_are_no_red_gate(tmp_path, results):
+    path = results / "digits.zero_shot.json"
+    path.write_text(path.read_text().replace('"acc1": 0.9', '"acc1": NaN', 1))
+    found = run(tmp_path, "gates: [{metric: acc1, min: 0}]", results).exception
+    assert isinstance(found, DataError)
+    assert found.exit_status > 1
 
 
 def test_a_malformed_file_is_no_red_gate(tmp_path, results):

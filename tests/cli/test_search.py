@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import clipkit
 from clipkit.cli.embed import embed
-from clipkit.cli.search import printable, search
+from clipkit.cli.search import search
 from clipkit.dist import group
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from tests.fixtures_shards import noise_bytes, write_tar
@@ -156,7 +156,3 @@ def test_refusals(place, index, tmp_path):
     (index / "index.json").write_text(json.dumps({**facts, "text": False}))
     result = invoke(search, index, "x", "--on", "text")
     assert isinstance(result.exception, DataError) and "no captions" in str(result.exception)
-
-
-def test_printable():
-    assert printable("a\x1b[2J\u202eb\nä ✓") == "a [2J b ä ✓"

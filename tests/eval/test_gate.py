@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from clipkit.errors import ConfigError, DataError
+from clipkit.eval import gate
+from clipkit.eval.compare import compare, read_model
 from clipkit.eval.gate import run_gates
 from tests.fixtures_results import records, store
 
@@ -141,6 +143,30 @@ def test_few_samples_that_agree_do_not_show_that_nothing_dropped(tmp_path):
     new, old = drop(tmp_path, 0, n=20)
     strict = gates(tmp_path, "{metric: acc1, max_drop: 0.01, strict: true}")
     assert not run_gates(strict, new, old).passed
+
+
+@pytest.mark.parametrize("after", [[0.5], [0.5, 0.5], [0.5, 0.49, 0.48]])
+def test_a_drop_that_the_comparison_does_not_show_is_not_real(tmp_path, after):
+    for folder, values in (("old", [0.9] * len(after)), ("new", after)):
+        own = [{"id": str(i), "values": {"ndcg": v}} for i, v in enumerate(values)]
+        store(tmp_path / folder, folder, own)
+    places = tmp_path / "new", tmp_path / "old"
+    assert compare(*places[::-1]).rows[0].verdict == "no difference shown"
+    rule = "metric: ndcg, max_drop: 0.01"
+    assert run_gates(gates(tmp_path, f"{{{rule}}}"), *places).passed
+    assert not run_gates(gates(tmp_path, f"{{{rule}, strict: true}}"), *places).passed
+
+
+@pytest.mark.parametrize(
+    "rule", ["min: 0", "max: 1", "max_drop: 0.5", "max_drop: 0.5, strict: true"]
+)
+def test_what_is_undefined_is_red(tmp_path, new, rule, monkeypatch):
+    (broken,) = read_model(new)
+    broken.data["metrics"].update(acc1=float("nan"), ece=float("nan"), batches=float("nan"))
+    monkeypatch.setattr(gate, "read_model", lambda place: [broken])
+    for metric in ("acc1", "ece", "batches"):
+        path = gates(tmp_path, f"{{metric: {metric}, {rule}}}")
+        assert not run_gates(path, new, new).passed
 
 
 def test_a_drop_of_an_error_is_a_rise(tmp_path):

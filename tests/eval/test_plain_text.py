@@ -5,9 +5,11 @@ import pytest
 from clipkit.eval.plain_text import number, printable, shortened
 
 
-def test_what_no_page_may_hold_is_replaced_and_the_rest_kept():
+def test_what_no_page_and_no_terminal_may_hold_is_replaced_and_the_rest_kept():
+    assert printable("a\x1b[2Jb\x9b\r\u2028\u061c") == "a\ufffd[2Jb\ufffd\ufffd\ufffd\ufffd"
+    assert printable("on\tone\nline") == "on one line"
     assert printable("a\x00b\x1bc\ud800d\u202ee\ufffff") == "a\ufffdb\ufffdc\ufffdd\ufffde\ufffdf"
-    kept = "tab\tline\nRötel 猫 \U0001f600 عربي <b>&"
+    kept = "Rötel 猫 \U0001f600 عربي <b>&"
     assert printable(kept) == kept
     printable("\ud83d" + kept).encode("utf-8")
 
