@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
@@ -15,6 +13,8 @@ from clipkit.data.shard_images import read_image
 from clipkit.data.tar_index import TarIndex, load_index
 from clipkit.errors import DataError
 from clipkit.eval.embedding_search import Hit
+from clipkit.eval.plain_text import printable, shortened
+from clipkit.eval.thumbnails import thumbnail
 
 _SIDE = 224  # pixels, of a thumbnail
 _CAPTION = 500  # characters shown
@@ -52,32 +52,31 @@ def contact_sheet(
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{escape(title)}</h1>{head}\n<p>{escape(note)}</p>\n"
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{_text(title)}</h1>{head}\n<p>{_text(note)}</p>\n"
         f"<main>\n{figures}\n</main></body></html>\n"
     )
 
 
 def _figure(hit: Hit, picture: Image.Image | str) -> str:
-    shown = hit.caption[:_CAPTION] + ("..." if len(hit.caption) > _CAPTION else "")
+    shown = shortened(hit.caption, _CAPTION)
     image = (
-        f'<div class="none">{escape(picture)}</div>'
+        f'<div class="none">{_text(picture)}</div>'
         if isinstance(picture, str)
         else _image(picture, hit.key)
     )
     return (
-        f"<figure>{image}<figcaption><b>{hit.rank}. {hit.score:.4f}</b> {escape(shown)}"
-        f"<small>{escape(hit.key)}</small><small>{escape(hit.shard)}</small></figcaption></figure>"
+        f"<figure>{image}<figcaption><b>{hit.rank}. {hit.score:.4f}</b> {_text(shown)}"
+        f"<small>{_text(hit.key)}</small><small>{_text(hit.shard)}</small></figcaption></figure>"
     )
 
 
 def _image(image: Image.Image, name: str) -> str:
-    small = image.convert("RGB")
-    small.thumbnail((_SIDE, _SIDE))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=85)
-    data = base64.b64encode(out.getvalue()).decode()
-    return f'<img alt="{escape(name)}" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{_text(name)}" src="{thumbnail(image, _SIDE)}">'
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
 
 
 def pictures_of(hits: Sequence[Hit]) -> list[Image.Image | str]:

@@ -32,9 +32,10 @@ class DescriptionEval:
     """Classes by their descriptors: each has a probability, a class the geometric mean of its own.
 
     p(descriptor) is a softmax over two cosines, with the prompt that says the descriptor is there
-    and the one that says it is not. A multilabel set gives the AUROC of each class (images with
-    equal probabilities count half, as everywhere) and label_acc, the share of classes decided
-    right by P > P_negative; a set of one class per image gives acc1. A tie is wrong.
+    and the one that says it is not. A multilabel set gives the AUROC of each class and label_acc,
+    the share of classes decided right by P > P_negative; a set of one class per image gives acc1.
+    A tie is wrong in label_acc and acc1. In the AUROC two images of equal probability count half,
+    as scikit-learn has it; the AUROC of out_of_distribution counts them as wrong.
 
     Args:
         split: Folder or file prefix of the shards below the data folder.

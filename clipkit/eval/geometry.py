@@ -169,17 +169,12 @@ def uniformity_interval(rows: Tensor, owner: Tensor, clusters: int) -> tuple[flo
     return value, influence_interval(value, [part], clusters, (-math.inf, 0.0))
 
 
-def effective_rank(x: Tensor) -> float:
+def effective_rank_interval(x: Tensor, owner: Tensor, clusters: int) -> tuple[float, Interval]:
     """Exponential of the entropy of the normalised eigenvalues of the rows' covariance.
 
     Rows are centred first, so a common offset (the cone) does not count. 1 .. min(n - 1, D);
-    0 where the rows do not differ.
+    0 where the rows do not differ. The interval is a jackknife's over clusters of rows.
     """
-    return _rank_of(*_moments(x.double() - x.double().mean(dim=0)))
-
-
-def effective_rank_interval(x: Tensor, owner: Tensor, clusters: int) -> tuple[float, Interval]:
-    """Effective rank, and its interval by a jackknife over clusters of rows."""
     x = x.double() - x.double().mean(dim=0)
     whole = _moments(x)
 

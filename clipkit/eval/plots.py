@@ -60,11 +60,6 @@ class Line:
     high: Sequence[float]
 
 
-def data_uri(content: bytes, mime: str) -> str:
-    """Bytes as the address of themselves."""
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
 @contextmanager
 def _axes(width: float, height: float, columns: int = 1) -> Iterator[tuple[list[Axes], list[str]]]:
     """Axes to draw in; on leaving, the figure's data URI is appended to the list."""
@@ -77,7 +72,7 @@ def _axes(width: float, height: float, columns: int = 1) -> Iterator[tuple[list[
         yield list(figure.subplots(1, columns, squeeze=False)[0]), out
         buffer = io.BytesIO()
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
-        out.append(data_uri(buffer.getvalue(), "image/svg+xml"))
+        out.append(f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
 def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """One result as blocks of a report: figures, tables and cards, each from the details it needs.
 
-Details come from many tasks and older files: what is unknown is ignored, what is missing leaves its
-block out, and what is there in another shape is named at the end of the result.
+Details come from many tasks, also from outside the tree: what is unknown is ignored, what is
+missing leaves its block out, and what is there in another shape is named at the end of the result.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from clipkit.eval.report_blocks import (
     FigureBlock,
     TableBlock,
 )
-from clipkit.eval.report_data import Value, is_number, value, value_of
-from clipkit.eval.results import StoredResult
+from clipkit.eval.report_data import Value, value, value_of
+from clipkit.eval.results import StoredResult, is_number
 from clipkit.eval.thumbnails import Item, Thumbnails
 
 _WORST_CLASSES = 12
@@ -38,7 +38,6 @@ _LINES = {
     "true": "class",
     "predicted": "predicted",
     "caption": "caption",
-    "text": "text",
     "tags": "tags",
     "margin": "margin",
     "rank": "rank",
@@ -98,7 +97,7 @@ def _confusions(result: StoredResult, _: Thumbnails) -> Block | None:
 
 
 def _worst_classes(result: StoredResult, _: Thumbnails) -> Block | None:
-    found = _named(_details(result, "per_class"))
+    found = _named(_details(result, "per_class"), "class")
     if not found or "recall" not in found[0][1]:
         return None
     worst = sorted(found, key=lambda entry: (entry[1]["recall"], -entry[1]["n"]))[:_WORST_CLASSES]
@@ -114,7 +113,7 @@ def _parts(name: str, title: str, what: str) -> Maker:
     """A table of the parts of a result that stand in its details under `name`."""
 
     def make(result: StoredResult, _: Thumbnails) -> Block | None:
-        found = _named(_details(result, name))
+        found = _named(_details(result, name), what)
         if not found or (name == "per_class" and "recall" in found[0][1]):  # has its own table
             return None
         return _breakdown(title, what, found)
@@ -125,7 +124,7 @@ def _parts(name: str, title: str, what: str) -> Maker:
 def _breakdown(title: str, what: str, found: list[tuple[str, dict[str, Any]]]) -> TableBlock:
     """A table of parts with every number they carry, the lowest by the part's own metric first."""
     keys = dict.fromkeys(k for _, entry in found for k, v in entry.items() if is_number(v))
-    shown = [k for k in keys if k not in ("n", "low", "high")]
+    shown = [k for k in keys if k != "n"]
     shown.sort(key=lambda k: k == "prevalence" or k.endswith("chance"))
     order = sorted(found, key=lambda pair: _order(pair[1].get(shown[0])))
     rows: list[list[str | Value]] = []
@@ -149,7 +148,7 @@ def _ends(entry: dict[str, Any], key: str, first: bool) -> tuple[float, float]:
     """The interval of a number in a part: "<key>_interval", for the first also "interval"."""
     found = entry.get(f"{key}_interval")
     if found is None and first:
-        found = entry.get("interval") or (entry.get("low"), entry.get("high"))
+        found = entry.get("interval")
     low, high = found or _NOWHERE
     return (float(low), float(high)) if is_number(low) and is_number(high) else _NOWHERE
 
@@ -191,14 +190,10 @@ def _reliability_curve(result: StoredResult, _: Thumbnails) -> Block | None:
     found = _details(result, "reliability")
     if not found:
         return None
-    curves = found if "confidence" not in found else {"model": found}
     drawn = []
-    for name, curve in curves.items():
-        if isinstance(curve, list):  # a list of bins instead of lists over bins
-            curve = {k: [b[k] for b in curve] for k in (curve[0] if curve else ())}
-        count = curve["count"] if "count" in curve else curve["n"]
-        x, y, n = (_numbers(v, True) for v in (curve["confidence"], curve["accuracy"], count))
-        drawn.append((str(name), x, y, n))
+    for name, bins in found.items():
+        x, y, n = (_numbers([b[k] for b in bins]) for k in ("confidence", "accuracy", "n"))
+        drawn.append((name, x, y, n))
     note = "A point is a bin of samples; its area grows with their number."
     alt = "accuracy against confidence for " + ", ".join(name for name, *_ in drawn)
     return FigureBlock("Reliability", plots.reliability(drawn), _short(alt, 200), note)
@@ -211,10 +206,7 @@ def _retrieval_examples(result: StoredResult, thumbnails: Thumbnails) -> Block |
     examples = [
         Example(
             _card(result, thumbnails, example),
-            [
-                _card(result, thumbnails, answer)
-                for answer in _first(example, ("targets", "top", "answers", "results"))[:_ANSWERS]
-            ],
+            [_card(result, thumbnails, target) for target in example["targets"][:_ANSWERS]],
         )
         for example in found[:_EXAMPLES]
     ]
@@ -272,16 +264,17 @@ def _card(result: StoredResult, thumbnails: Thumbnails, entry: Record) -> Card:
             found += item.pictures
             lines += _candidates(item)
     else:
-        names, sure = _picture_names(entry)
-        found += [thumbnails.get(*place, name, sure) for name in names]
+        name = entry.get("cluster" if entry.get("unit") == "caption" else "id")
+        sure = "class" in entry  # other records may have ids that are no keys of samples
+        found += [thumbnails.get(*place, name, sure)] if isinstance(name, str) else []
     lines += [(what, _text(entry[k])) for what, k in _LINES.items() if _text(entry.get(k))]
     values = entry.get("values") or {}
-    right = entry.get("right", entry.get("correct", entry.get("positive")))
+    right = entry.get("right")
     if "class" in entry and "predicted" in entry:
         right = entry["class"] == entry["predicted"]
     elif "acc" in values:
         right = values["acc"] == 1
-    key = _short(str(entry.get("id", entry.get("image", ""))), 90)
+    key = _short(str(entry.get("id", "")), 90)
     pictures = [uri for uri in found if uri]
     return Card(pictures, key, lines, right if isinstance(right, bool) else None)
 
@@ -293,15 +286,6 @@ def _candidates(item: Item) -> list[tuple[str, str]]:
         (("right" if i == item.answer[0] else "wrong") if single else "text", _short(text, 140))
         for i, text in enumerate(item.texts[:6])
     ]
-
-
-def _picture_names(entry: Record) -> tuple[list[str], bool]:
-    """Keys of the samples to show, and whether they are sure to be such keys."""
-    if entry.get("unit") == "caption":
-        names = [entry.get("image", entry.get("cluster"))]
-    else:
-        names = entry.get("images") or [entry.get("image", entry.get("key", entry.get("id")))]
-    return [name for name in names if isinstance(name, str)], "class" in entry
 
 
 def _text(entry: Any) -> str:
@@ -321,35 +305,20 @@ def _details(result: StoredResult, name: str) -> Any:
     return details.get(name) if isinstance(details, dict) else None
 
 
-def _named(found: Any) -> list[tuple[str, dict[str, Any]]]:
-    """[{"class"|"tag"|"name": ..., numbers}] or {name: {numbers}} as (name, numbers) pairs."""
-    if isinstance(found, dict):
-        return [(str(k), v if isinstance(v, dict) else {"value": v}) for k, v in found.items()]
-    return [(str(_first(e, ("class", "tag", "modality", "shift", "name"))), e) for e in found or []]
+def _named(found: Any, what: str) -> list[tuple[str, dict[str, Any]]]:
+    """[{what: name, numbers}] as (name, entry) pairs."""
+    return [(str(entry[what]), entry) for entry in found or []]
 
 
-def _first(entry: dict[str, Any], names: Sequence[str]) -> Any:
-    """The entry under the first of the names that is there.
-
-    Raises:
-        KeyError: None of them is.
-    """
-    for name in names:
-        if name in entry:
-            return entry[name]
-    raise KeyError(names[0])
-
-
-def _numbers(values: Sequence[Any], holes: bool = False) -> list[float]:
-    """Finite floats; with `holes`, None is read as zero (an empty bin has no mean).
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Finite floats.
 
     Raises:
         ValueError: Something else is among them.
     """
-    filled = [0.0 if holes and v is None else v for v in values]
-    if not all(is_number(v) for v in filled):
+    if not all(is_number(v) for v in values):
         raise ValueError("no numbers")
-    return [float(v) for v in filled]
+    return [float(v) for v in values]
 
 
 def _short(text: Any, length: int = 80) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from clipkit.data.image_files import ImageFiles, inside
 from clipkit.data.selection_set import SelectionItem, SelectionSet, open_selection
 from clipkit.data.wds_folder import open_folder
 from clipkit.errors import DataError
-from clipkit.eval.plots import data_uri
 
 SIDE = 96  # pixels of the longer side
 Read = Callable[[str], Image.Image]
@@ -126,10 +126,10 @@ def _reader(data: str, split: str) -> Read:
     return read
 
 
-def thumbnail(image: Image.Image) -> str:
-    """A picture of at most SIDE x SIDE pixels as a JPEG data URI, without metadata."""
+def thumbnail(image: Image.Image, side: int = SIDE) -> str:
+    """A picture of at most side x side pixels as a JPEG data URI, without metadata."""
     small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((side, side))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=80)
-    return data_uri(out.getvalue(), "image/jpeg")
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -47,6 +47,10 @@ def discounted_gain(gains: Tensor) -> Tensor:
 def normalised_gain(found: Tensor, gains: Tensor) -> Tensor:
     """Discounted gain of a ranked list over that of the best list that `gains` allow.
 
+    With all documents as `gains` it is nDCG@k. With the retrieved ones it asks how well the list is
+    sorted, not whether relevant documents are in it: one of ten relevant documents at rank 1 gives
+    1. Some published numbers (MixBench) are of that kind; they cannot be compared with nDCG.
+
     Args:
         found: (N, k) gains of the retrieved documents, in their order.
         gains: (N, any) gains the ideal list is made of.
@@ -57,32 +61,6 @@ def normalised_gain(found: Tensor, gains: Tensor) -> Tensor:
     best = gains.topk(min(found.shape[1], gains.shape[1])).values
     ideal = discounted_gain(best)
     return torch.where(ideal > 0, discounted_gain(found) / ideal.clamp(min=1e-300), 0.0)
-
-
-def ndcg_at_k(scores: Tensor, gains: Tensor, k: int) -> Tensor:
-    """nDCG@k of each query, the ideal made of all relevant documents.
-
-    Args:
-        scores: (N, M) numbers, larger is better.
-        gains: (N, M) relevance >= 0.
-        k: Length of the list.
-
-    Returns:
-        (N,) fp64.
-    """
-    found = gains.gather(1, top_order(scores, gains, k))
-    return normalised_gain(found, gains)
-
-
-def ndcg_at_k_retrieved_only(scores: Tensor, gains: Tensor, k: int) -> Tensor:
-    """nDCG@k with the ideal made of the k retrieved documents only.
-
-    It asks how well the list is sorted, not whether relevant documents are in it: one of ten
-    relevant documents at rank 1 gives 1. Some published numbers (MixBench) are of this kind; they
-    cannot be compared with nDCG. Arguments and result as `ndcg_at_k`.
-    """
-    found = gains.gather(1, top_order(scores, gains, k))
-    return normalised_gain(found, found)
 
 
 def random_ndcg(gains: Tensor, k: int) -> Tensor:

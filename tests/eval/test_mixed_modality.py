@@ -297,6 +297,14 @@ def test_blocks_do_not_change_a_number(tmp_path, monkeypatch):
         assert parts.records == whole.records and parts.details == whole.details
 
 
+def test_recall_is_the_share_of_all_relevant_documents_of_more_than_ten_too(tmp_path):
+    documents, judged = [(i, "text") for i in range(12)], [(0, i, 1) for i in range(12)]
+    result = run(write(tmp_path / "set", [(0, "text")], documents, judged))
+    assert result.metrics["recall@10"] == 10 / 12 and result.metrics["ndcg@10"] == 1.0
+    (found,) = result.details["relevant_documents"]
+    assert found == {"modality": "text", "n": 12, "recall@10": 10 / 12}
+
+
 def test_a_corpus_of_fewer_than_ten_documents(tmp_path):
     root = write(tmp_path / "set", [(0, "text")], [(0, "image"), (1, "text")], [(0, 1, 1)])
     metrics = run(root).metrics

@@ -103,9 +103,9 @@ def test_hostile_text_stays_text_everywhere(tmp_path):
         "confusions": [[HOSTILE, names[1], 3]],
         "per_class": [{"class": n, "n": 1, "recall": 0.0} for n in names],
         "per_tag": [{"tag": HOSTILE, HOSTILE: 0.5}],
-        "reliability": {HOSTILE: {"confidence": [0.1], "accuracy": [0.1], "count": [1]}},
+        "reliability": {HOSTILE: [{"confidence": 0.1, "accuracy": 0.1, "n": 1}]},
         "histograms": {HOSTILE: {"edges": [0, 1], "in": [1], "out": [1]}},
-        "examples": [{"id": HOSTILE, "targets": [{"caption": HOSTILE, "image": HOSTILE}]}],
+        "examples": [{"id": HOSTILE, "targets": [{"caption": HOSTILE, "id": HOSTILE}]}],
     }
     where = {"data": str(root), "split": "test", HOSTILE: HOSTILE}
     made = EvalResult.from_records(
@@ -134,10 +134,10 @@ def test_hostile_text_stays_text_everywhere(tmp_path):
 
 
 def test_a_data_address_in_the_data_is_no_picture(tmp_path):
-    record = {"id": "x", "images": ["data:text/html,<b>", "javascript:alert(1)"], "margin": 0.0,
-              "values": {"acc1": 1.0}}  # fmt: skip
+    names = ("data:text/html,<b>", "javascript:alert(1)")
+    records = [{"id": name, "margin": 0.0, "values": {"acc1": 1.0}} for name in names]
     where = {"data": str(tmp_path), "split": "test"}
-    made = EvalResult.from_records("t", "d", [record], provenance=where)
+    made = EvalResult.from_records("t", "d", records, provenance=where)
     html, page = page_of(store(tmp_path / "r", made, "k"))
     check_self_contained(html, page)
     assert "img" not in page.tags

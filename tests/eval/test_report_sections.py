@@ -68,10 +68,13 @@ def test_unknown_details_are_ignored(tmp_path):
         ({"pca": {"image": [["x", 1]], "text": []}}, "principal components"),
         ({"pca": [1]}, "principal components"),
         ({"cosines": {"edges": [0, 1], "matched": [1, 2], "mismatched": [1]}}, "cosines"),
-        ({"reliability": {"model": {"confidence": [1]}}}, "reliability"),
+        ({"reliability": {"m": {"confidence": [1], "accuracy": [1], "n": [1]}}}, "reliability"),
+        ({"reliability": {"m": [{"confidence": 1, "accuracy": None, "n": 1}]}}, "reliability"),
         ({"per_tag": [3]}, "tags"),
+        ({"per_tag": {"a": {"n": 1, "acc": 1.0}}}, "tags"),
         ({"per_class": [{"recall": 1.0}]}, "worst classes"),
         ({"examples": [{"id": "a"}]}, "examples"),
+        ({"examples": [{"id": "a", "top": []}]}, "examples"),
         ({"examples": {"a": 1}}, "examples"),
         ({"histograms": {"x": []}}, "score histograms"),
     ],
@@ -88,48 +91,40 @@ def test_geometry(tmp_path):
     assert "2 image and 1 text" in found["Both modalities"].alt
 
 
-@pytest.mark.parametrize(
-    "curve",
-    [
-        {"confidence": [0.1, None, 0.9], "accuracy": [0.2, None, 0.8], "count": [5, 0, 6]},
-        [
-            {"confidence": 0.1, "accuracy": 0.2, "n": 5},
-            {"confidence": 0.9, "accuracy": 0.8, "n": 6},
-        ],
-    ],
-)
-def test_reliability_of_several_curves_or_one(tmp_path, monkeypatch, curve):
+def test_reliability_curves(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "reliability", lambda curves: drawn.append(curves) or "uri")
+    curve = [
+        {"confidence": 0.1, "accuracy": 0.2, "n": 5},
+        {"confidence": 0.9, "accuracy": 0.8, "n": 6},
+    ]
     both = with_details(tmp_path, reliability={"learned": curve, "fitted": curve})
     assert list(blocks(both)) == ["Reliability"]
-    (curves,) = drawn
-    assert [name for name, *_ in curves] == ["learned", "fitted"]
-    points = [(x, y, n) for x, y, n in zip(*curves[0][1:]) if n]
-    assert points == [(0.1, 0.2, 5.0), (0.9, 0.8, 6.0)]
-    if isinstance(curve, dict):
-        blocks(with_details(tmp_path, reliability=curve))
-        assert [name for name, *_ in drawn[1]] == ["model"]
+    points = ([0.1, 0.9], [0.2, 0.8], [5.0, 6.0])
+    assert drawn == [[("learned", *points), ("fitted", *points)]]
 
 
 def test_tags_with_their_intervals_and_chance(tmp_path):
+    more = {"chance": 0.25, "text_acc": 0.75, "text_acc_interval": [0.6, 0.9]}
     entries = [
-        {"tag": "b", "n": 4, "acc": 0.5, "acc_interval": [0.2, 0.8], "acc_chance": 0.25},
-        {"tag": "a", "n": 9, "acc": 0.25, "acc_interval": [0.1, 0.5], "acc_chance": 0.25},
+        {"tag": "b", "n": 4, "acc": 0.5, "interval": [0.2, 0.8], **more},
+        {"tag": "a", "n": 9, "acc": 0.25, "interval": [0.1, 0.5], **more},
     ]
     table = blocks(with_details(tmp_path, per_tag=entries))["Tags, worst first"]
-    assert table.header == ["tag", "n", "acc", "acc_chance"]
+    assert table.header == ["tag", "n", "acc", "text_acc", "chance"]
     assert [row[0] for row in table.rows] == ["a", "b"]
-    assert table.rows[0][2].interval == "0.1000 – 0.5000" and table.rows[0][3].interval == ""
+    shown = [value.interval for value in table.rows[0][2:]]
+    assert shown == ["0.1000 – 0.5000", "0.6000 – 0.9000", ""]
 
 
-def test_parts_as_a_dict_and_with_holes(tmp_path):
-    parts = {"x": {"n": 3, "ap": None}, "y": {"n": 2, "ap": 0.5, "low": 0.4, "high": 0.6}, "z": 0.1}
-    table = blocks(with_details(tmp_path, per_tag={k: v for k, v in parts.items() if k != "z"}))
-    rows = table["Tags, worst first"].rows
+def test_parts_with_holes(tmp_path):
+    entries = [
+        {"class": "x", "n": 3, "auroc": None, "interval": None},
+        {"class": "y", "n": 2, "auroc": 0.5, "interval": [0.4, 0.6]},
+    ]
+    rows = blocks(with_details(tmp_path, per_class=entries))["Classes, worst first"].rows
     assert [row[0] for row in rows] == ["y", "x"] and rows[1][2] == ""
     assert rows[0][2].interval == "0.4000 – 0.6000"
-    assert blocks(with_details(tmp_path, per_tag={"z": 0.1}))["Tags, worst first"].rows[0][0] == "z"
 
 
 def test_classes_without_recall_and_shares_are_not_what_they_are_sorted_by(tmp_path):

@@ -56,6 +56,7 @@ def test_a_large_photograph_is_small_and_loses_its_metadata():
     image.save(out, "JPEG", exif=exif)
     uri = thumbnail(Image.open(io.BytesIO(out.getvalue())))
     assert picture(uri).size == (96, 48) and not picture(uri).getexif()
+    assert picture(thumbnail(image, 224)).size == (224, 112) and image.size == (400, 200)
     assert b"photographer" not in base64.b64decode(uri.split(",")[1])
 
 

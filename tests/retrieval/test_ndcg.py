@@ -8,12 +8,16 @@ import pytest
 import torch
 from sklearn.metrics import ndcg_score
 
-from clipkit.retrieval.ndcg import (
-    ndcg_at_k,
-    ndcg_at_k_retrieved_only,
-    random_ndcg,
-    top_order,
-)
+from clipkit.retrieval.ndcg import normalised_gain, random_ndcg, top_order
+
+
+def ndcg_at_k(scores, gains, k):
+    return normalised_gain(gains.gather(1, top_order(scores, gains, k)), gains)
+
+
+def ndcg_at_k_retrieved_only(scores, gains, k):
+    found = gains.gather(1, top_order(scores, gains, k))
+    return normalised_gain(found, found)
 
 
 def draw(seed, queries=40, documents=30, levels=4, share=0.3):
