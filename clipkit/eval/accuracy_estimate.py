@@ -22,12 +22,13 @@ from torch import Tensor
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.classification import folder_facts, label_ranks
 from clipkit.eval.embed import Embedder, View
 from clipkit.eval.intervals import Interval, Z, bootstrap_means, mean_interval
 from clipkit.eval.out_of_distribution import open_beside
 from clipkit.eval.shifts import augmented, make_shifts
 from clipkit.eval.subset import Subset
-from clipkit.eval.zero_shot import class_features, exact_scores, label_ranks
+from clipkit.eval.zero_shot import class_features, exact_scores
 
 _HUBER = 1.345  # 95 % as efficient as least squares where errors are normal
 _ROUNDS = 10  # outliers widen the first line's residuals, and with them the scale
@@ -54,6 +55,7 @@ class AccuracyEstimateEval:
     """
 
     reads: ClassVar[tuple[str, ...]] = ("classification",)
+    files: ClassVar[tuple[str, ...]] = ("target",)
 
     def __init__(
         self,
@@ -126,6 +128,7 @@ class AccuracyEstimateEval:
             _records(target.keys, columns),
             metrics=metrics,
             intervals=intervals,
+            counts=dict.fromkeys(("shifts_rmse", "shifts_spearman"), len(shifts)),
             details={
                 "shifts": rows,
                 "line": {"slope": line.slope, "intercept": line.intercept},
@@ -148,12 +151,9 @@ class AccuracyEstimateEval:
         self, folder: WdsFolder, target: WdsFolder, images: int, target_images: int
     ) -> dict[str, Any]:
         return {
-            "data": str(folder.root),
-            "split": self.split,
+            **folder_facts(folder),
             "target": str(target.root),
             "target_split": self.target_split if self.target else self.split,
-            "classes": len(folder.classnames),
-            "templates": len(folder.templates),
             "images": images,
             "target_images": target_images,
             "num_shifts": self.num_shifts,

@@ -71,20 +71,24 @@ class EvalResult:
         macro: dict[str, str] | None = None,
         metrics: dict[str, float] | None = None,
         intervals: dict[str, Interval] | None = None,
+        counts: dict[str, int] | None = None,
         **rest: Any,
     ) -> EvalResult:
-        """Metrics, intervals and counts of the records; `metrics` and `intervals` come on top."""
+        """Metrics, intervals and counts of the records; what is given besides comes on top.
+
+        A metric given with an interval rests on all records unless `counts` says otherwise.
+        """
         macro = macro or {}
-        found, bounds, counts = {}, {}, {}
+        found, bounds, sizes = {}, {}, {}
         names = list(dict.fromkeys(name for r in records for name in r["values"]))
         for name in names:
-            found[name], bounds[name], counts[name] = metric_of(records, name, macro.get(name))
+            found[name], bounds[name], sizes[name] = metric_of(records, name, macro.get(name))
         return cls(
             task,
             dataset,
             {"n": len(records), "nan_rate": 0.0, **found, **(metrics or {})},
             {**bounds, **(intervals or {})},
-            counts,
+            {**dict.fromkeys(intervals or {}, len(records)), **sizes, **(counts or {})},
             records,
             macro,
             **rest,

@@ -14,8 +14,9 @@ from torch import Tensor
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult
+from clipkit.eval.classification import folder_facts, label_ranks
 from clipkit.eval.embed import Embedder
-from clipkit.eval.intervals import Interval
+from clipkit.eval.intervals import Interval, wilson
 from clipkit.eval.reliability import (
     SCALES,
     Bins,
@@ -27,8 +28,9 @@ from clipkit.eval.reliability import (
     log_probabilities,
     reliability_curve,
 )
-from clipkit.eval.zero_shot import class_features, exact_scores, label_ranks
+from clipkit.eval.zero_shot import class_features, exact_scores
 
+_MOST_BINS = 1000
 _KINDS: tuple[Bins, Bins] = ("mass", "width")
 
 
@@ -41,7 +43,7 @@ class CalibrationEval:
 
     Args:
         split: Folder or file prefix of the shards below the data folder.
-        bins: Of the expected calibration error.
+        bins: Of the expected calibration error, at most 1000.
         seed: Of the halves and of the bootstrap.
     """
 
@@ -60,8 +62,11 @@ class CalibrationEval:
             DataError: The folder does not hold a whole classification set of two images or more.
             ConfigError: A setting is out of range.
         """
-        if self.bins < 1 or self.seed < 0:
-            raise ConfigError(f"calibration: bins={self.bins}, seed={self.seed}; at least 1 and 0")
+        if not 1 <= self.bins <= _MOST_BINS or self.seed < 0:
+            raise ConfigError(
+                f"calibration: bins={self.bins}, seed={self.seed}; choose 1 to {_MOST_BINS} bins "
+                f"and a seed of at least 0"
+            )
         folder = open_folder(self.data, self.split, kind="classification")
         if len(folder) < 2:
             raise DataError(f"evaluation set '{self.data}': one image cannot be cut in halves")
@@ -122,17 +127,16 @@ class CalibrationEval:
                     return calibration_error(confidence[rows], right[rows], self.bins, kind)
 
                 metrics[key] = error(np.arange(len(right)))
-                intervals[key] = bootstrap_interval(error, len(right), self.seed)
+                low, high = bootstrap_interval(error, len(right), self.seed)
+                certain = low == high  # every draw agrees, as with a single image
+                intervals[key] = wilson(metrics[key], len(right)) if certain else (low, high)
                 curve = reliability_curve(confidence, right, self.bins, kind)
                 curves[f"{name or 'learned_'}{kind}"] = curve
         return metrics, intervals, curves
 
     def _provenance(self, folder: WdsFolder, fitted: int, tested: int) -> dict[str, Any]:
         return {
-            "data": str(folder.root),
-            "split": self.split,
-            "classes": len(folder.classnames),
-            "templates": len(folder.templates),
+            **folder_facts(folder),
             "bins": self.bins,
             "images_fitted": fitted,
             "images_evaluated": tested,

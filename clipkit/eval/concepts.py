@@ -15,10 +15,11 @@ from torch import Tensor
 
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import DataError
-from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.base import EvalResult
+from clipkit.eval.classification import confusion, folder_facts, label_ranks, score_records
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import digest
-from clipkit.eval.zero_shot import class_features, confusion, exact_scores, label_ranks
+from clipkit.eval.zero_shot import class_features, exact_scores
 
 _SHOWN = 5  # concepts shown of each class
 
@@ -38,6 +39,7 @@ class ConceptsEval:
     """
 
     reads: ClassVar[tuple[str, ...]] = ("classification",)
+    files: ClassVar[tuple[str, ...]] = ("concepts",)
 
     def __init__(self, data: str, name: str, *, split: str = "test", concepts: str = "") -> None:
         self.data, self.name, self.split, self.concepts = data, name, split, concepts
@@ -61,26 +63,30 @@ class ConceptsEval:
         classes = class_features(model, folder.classnames, folder.templates)  # (C, D)
         words = model.texts(concepts)  # (K, D)
         of_images, of_classes = exact_scores(images, words), exact_scores(classes, words)
-        scores = {
-            "cms_acc1": concept_match(of_images, of_classes),
-            "cms_centred_acc1": concept_match(of_images, of_classes, centred=True),
-            "acc1": exact_scores(images, classes),
-        }
-        records = _records(folder, scores, labels)
+        matched = concept_match(of_images, of_classes)
+        records = score_records(folder, matched, labels, "cms_")
+        for name, scores in (
+            ("cms_centred_acc1", concept_match(of_images, of_classes, centred=True)),
+            ("acc1", exact_scores(images, classes)),
+        ):
+            for record, rank in zip(records, label_ranks(scores, labels).tolist()):
+                record["values"][name] = float(rank < 1)
         details = {
             **confusion(records, folder.classnames),
             "concepts": _strongest(folder, of_images, of_classes, labels, concepts),
         }
         provenance = {
-            "data": str(folder.root),
-            "split": self.split,
-            "classes": len(folder.classnames),
-            "templates": len(folder.templates),
+            **folder_facts(folder),
             "concepts": len(concepts),
             "concepts_hash": digest(concepts="\n".join(concepts)),
         }
         return EvalResult.from_records(
-            "concepts", self.name, records, details=details, provenance=provenance
+            "concepts",
+            self.name,
+            records,
+            macro={"cms_mean_per_class_recall": "class"},
+            details=details,
+            provenance=provenance,
         )
 
 
@@ -129,26 +135,6 @@ def read_concepts(path: Path) -> list[str]:
     if count > 1:
         raise DataError(f"{path}: '{word[:100]}' is there {count} times; each concept counts once")
     return found
-
-
-def _records(folder: WdsFolder, scores: dict[str, Tensor], labels: Tensor) -> list[Record]:
-    right = {name: (label_ranks(s, labels) < 1).tolist() for name, s in scores.items()}
-    cms = scores["cms_acc1"]
-    rival, guess = cms.scatter(1, labels[:, None], float("-inf")).max(dim=1)
-    ties = (rival == cms.gather(1, labels[:, None])[:, 0]).tolist()
-    names = folder.classnames
-    return [
-        {
-            "id": key,
-            "class": names[label],
-            "predicted": names[label if right["cms_acc1"][i] else guess[i]],
-            "values": {
-                **{name: float(hits[i]) for name, hits in right.items()},
-                "tie_rate": float(ties[i]),
-            },
-        }
-        for i, (key, label) in enumerate(zip(folder.keys, labels.tolist()))
-    ]
 
 
 def _strongest(

@@ -21,11 +21,12 @@ from clipkit.config.parts import suggest
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.classification import confusion, folder_facts, score_records
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import digest
 from clipkit.eval.intervals import Interval, jackknife_share
 from clipkit.eval.multilabel import aurocs
-from clipkit.eval.zero_shot import confusion, exact_scores, label_ranks
+from clipkit.eval.zero_shot import exact_scores
 
 
 class DescriptionEval:
@@ -47,6 +48,7 @@ class DescriptionEval:
     """
 
     reads: ClassVar[tuple[str, ...]] = ("multilabel", "classification")
+    files: ClassVar[tuple[str, ...]] = ("descriptions",)
 
     def __init__(
         self,
@@ -92,9 +94,7 @@ class DescriptionEval:
         folder, descriptors = self.check()
         found = self._probabilities(model, folder, descriptors)
         provenance = {
-            "data": str(folder.root),
-            "split": self.split,
-            "classes": len(folder.classnames),
+            **folder_facts(folder),
             "descriptors": sum(map(len, descriptors)),
             "descriptors_hash": digest(descriptors=json.dumps(descriptors)),
             "positive": self.positive,
@@ -198,27 +198,8 @@ def _single_label(
 ) -> dict[str, Any]:
     """Records and details of a set of one class per image."""
     labels = torch.tensor(folder.labels())  # (n,)
-    scores = found.log_positive
-    ranks = label_ranks(scores, labels)
-    rival = scores.scatter(1, labels[:, None], float("-inf"))
-    best, guess = rival.max(dim=1)
-    right = scores.gather(1, labels[:, None])[:, 0]
+    records = score_records(folder, found.log_positive, labels)
     names = folder.classnames
-    records: list[Record] = [
-        {
-            "id": key,
-            "class": names[label],
-            "predicted": names[label if rank < 1 else other],
-            "values": {
-                "acc1": float(rank < 1),
-                "mean_per_class_recall": float(rank < 1),
-                "tie_rate": float(tie),
-            },
-        }
-        for key, label, other, rank, tie in zip(
-            folder.keys, labels.tolist(), guess.tolist(), ranks.tolist(), (best == right).tolist()
-        )
-    ]
     truth = F.one_hot(labels, len(names)).bool().numpy()
     told = {"descriptors": _told(folder, found, truth, descriptors)}
     return {

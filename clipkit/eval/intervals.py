@@ -87,16 +87,20 @@ def mean_interval(
 ) -> Interval:
     """Interval of a mean: Wilson for independent 0/1 values, else the percentile bootstrap.
 
-    A bootstrap of equal values would claim certainty; it is answered with Wilson's interval over
-    the clusters where the values are shares, and with a point otherwise.
+    A bootstrap of equal values or of one cluster would claim certainty. It is answered with
+    Wilson's interval over the clusters, which holds for values within 0 .. 1; other values of one
+    cluster, and equal ones that are neither 0 nor 1, give a point.
     """
     count = len(values) if clusters is None else int(clusters.max()) + 1
     binary = bool(np.isin(values, (0.0, 1.0)).all())
-    if binary and groups is None and count == len(values):
-        return wilson(float(values.mean()), count)
-    if (values == values[0]).all():
-        value = float(values[0])
-        return wilson(value, count) if binary else (value, value)
+    equal = bool((values == values[0]).all())
+    value = float(values[0]) if equal else group_mean(values, groups)
+    alone = groups is None and count == len(values)
+    share = binary or (count == 1 and bool(((values >= 0) & (values <= 1)).all()))
+    if share and (alone or equal or count == 1):
+        return wilson(value, count)
+    if equal or count == 1:
+        return value, value
     low, high = np.percentile(
         bootstrap_means(values, clusters, groups, seed=seed), [2.5, 97.5]
     ).tolist()

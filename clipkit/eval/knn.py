@@ -13,9 +13,9 @@ from torch import Tensor
 from clipkit.data.wds_folder import WdsFolder
 from clipkit.errors import ConfigError
 from clipkit.eval.base import EvalResult
+from clipkit.eval.classification import confusion, folder_facts, score_records
 from clipkit.eval.embed import Embedder
-from clipkit.eval.linear_probe import open_splits, score_records
-from clipkit.eval.zero_shot import confusion
+from clipkit.eval.linear_probe import open_splits
 from clipkit.retrieval.scores import tile_scores
 
 _BLOCK = 1 << 24  # cosines held at once
@@ -82,7 +82,7 @@ class KnnEval:
             temperature=self.temperature,
             device=model.encoder.device,
         )
-        records = score_records(test, votes, labels, "knn", (1,))
+        records = score_records(test, votes, labels, "knn_")
         return EvalResult.from_records(
             "knn",
             self.name,
@@ -90,11 +90,9 @@ class KnnEval:
             macro={"knn_mean_per_class_recall": "class"},
             details=confusion(records, test.classnames),
             provenance={
-                "data": str(train.root),
-                "split": self.split,
+                **folder_facts(test),
                 "train_split": self.train_split,
                 "train_samples": len(train),
-                "classes": len(train.classnames),
                 "k": self.k,
                 "temperature": self.temperature,
             },

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
-from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.base import EvalResult
+from clipkit.eval.classification import confusion, folder_facts, label_ranks, score_records
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import Interval, mean_interval
 from clipkit.eval.logistic import Logistic, LogisticProblem
-from clipkit.eval.zero_shot import confusion, label_ranks
 
 _LAST = 96  # log steps from C = 1e-6 to 1e6, 8 a decade
 _SWEEP_TOLERANCE = 1e-4  # scikit-learn's own; the final fit is 100 times closer
@@ -109,7 +109,7 @@ class LinearProbeEval:
             )
         c, start = bench.sweep(fit, held)
         probe = bench.problem(torch.arange(len(targets))).fit(c, start)
-        records = score_records(test, probe.log_probabilities(images), labels, "lp", (1, 5))
+        records = score_records(test, probe.log_probabilities(images), labels, "lp_", (1, 5))
         found = [self._few(bench, k, images, labels) for k in self.shots]
         for few in found:
             for record, value in zip(records, few.right.mean(axis=0).tolist()):
@@ -125,7 +125,7 @@ class LinearProbeEval:
                 "sweep": bench.tried,
                 "few_shot": [few.to_json() for few in found],
             },
-            provenance=self._provenance(train, probe, c),
+            provenance=self._provenance(train, test, probe, c),
         )
 
     def _few(self, bench: Bench, k: int, images: Tensor, labels: Tensor) -> FewShot:
@@ -140,13 +140,13 @@ class LinearProbeEval:
             found.c.append(c)
         return found
 
-    def _provenance(self, train: WdsFolder, probe: Logistic, c: float) -> dict[str, Any]:
+    def _provenance(
+        self, train: WdsFolder, test: WdsFolder, probe: Logistic, c: float
+    ) -> dict[str, Any]:
         return {
-            "data": str(train.root),
-            "split": self.split,
+            **folder_facts(test),
             "train_split": self.train_split,
             "train_samples": len(train),
-            "classes": len(train.classnames),
             "C": c,
             "iterations": probe.iterations,
             "converged": probe.converged,
@@ -334,44 +334,6 @@ def open_splits(data: str, train_split: str, split: str) -> tuple[WdsFolder, Wds
     except DataError as error:
         raise DataError(f"{error}; name the split to learn from with train_split") from None
     return train, test
-
-
-def score_records(
-    folder: WdsFolder, scores: Tensor, labels: Tensor, prefix: str, top: tuple[int, ...]
-) -> list[Record]:
-    """Records with <prefix>_acc<k> for each k, <prefix>_mean_per_class_recall and tie_rate.
-
-    Args:
-        folder: The scored images.
-        scores: (n, C) finite; ties with the right class count as wrong.
-        labels: (n,).
-        prefix: Of the metrics' names.
-        top: The k.
-    """
-    ranks = label_ranks(scores, labels)
-    right = scores.gather(1, labels[:, None])[:, 0].double()
-    wrong = scores.scatter(1, labels[:, None], float("-inf"))
-    rival, predicted = wrong.max(dim=1)
-    names = folder.classnames
-    several = len(names) > 1
-    margins = right - rival.double() if several else torch.zeros(len(labels))
-    predicted = torch.where(ranks < 1, labels, predicted)
-    return [
-        {
-            "id": key,
-            "class": names[label],
-            "predicted": names[guess],
-            "margin": margin,
-            "values": {
-                **{f"{prefix}_acc{k}": float(rank < k) for k in top},
-                f"{prefix}_mean_per_class_recall": float(rank < 1),
-                "tie_rate": float(several and margin == 0),
-            },
-        }
-        for key, label, guess, margin, rank in zip(
-            folder.keys, labels.tolist(), predicted.tolist(), margins.tolist(), ranks.tolist()
-        )
-    ]
 
 
 PART = LinearProbeEval

@@ -8,6 +8,7 @@ Shapes: n images, m texts, N pairs, D embed dim.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.classification import folder_facts
 from clipkit.eval.embed import Embedder
 from clipkit.eval.geometry import (
     BINS,
@@ -41,6 +43,21 @@ _POINTS = 400
 Found = dict[str, tuple[float, Interval]]
 
 
+@dataclass(frozen=True)
+class Links:
+    """Which texts belong to which images, before anything is embedded.
+
+    Attributes:
+        texts: (m) different texts.
+        of_image: (n) numbers of each image's texts.
+        kept: Images that are measured, ascending.
+    """
+
+    texts: list[str]
+    of_image: list[list[int]]
+    kept: list[int]
+
+
 class ModalityGapEval:
     """Centroid and relative gap, separability, alignment, uniformity, effective rank, cosines.
 
@@ -62,11 +79,12 @@ class ModalityGapEval:
         self.data, self.name, self.split = data, name, split
         self.max_pairs, self.seed = max_pairs, seed
 
-    def check(self) -> WdsFolder:
-        """Open the data set, as a run does before it trains.
+    def check(self) -> tuple[WdsFolder, Links]:
+        """Open the data set and draw its pairs, as a run does before it trains.
 
         Raises:
-            DataError: The folder does not hold a whole retrieval or classification set.
+            DataError: The folder does not hold a whole retrieval or classification set, or all its
+                images share their texts.
             ConfigError: A setting is out of range.
         """
         if self.max_pairs < 10 or self.seed < 0:
@@ -79,43 +97,52 @@ class ModalityGapEval:
                 f"evaluation set '{self.data}' is of type {folder.kind}; "
                 f"modality_gap reads {' or '.join(self.reads)}"
             )
-        return folder
+        links = self._link(folder)
+        empty = torch.empty(len(folder), 0), torch.empty(len(links.texts), 0)
+        if make_pairs(*empty, links).components.max() < 1:
+            raise DataError(
+                f"evaluation set '{self.data}': all {len(links.kept)} images share their texts, so "
+                f"there is no mismatched pair; use images of at least two captions or classes"
+            )
+        return folder, links
+
+    def _link(self, folder: WdsFolder) -> Links:
+        own = _texts_of(folder)
+        texts = list(dict.fromkeys(text for row in own for text in row))
+        number = {text: i for i, text in enumerate(texts)}
+        of_image = [[number[text] for text in dict.fromkeys(row)] for row in own]
+        kept = draw_images([len(row) for row in of_image], self.max_pairs, self.seed)
+        return Links(texts, of_image, kept)
 
     def run(self, model: Embedder) -> EvalResult:
         """Evaluate on all ranks; every rank gets the result."""
-        folder = self.check()
-        own = _texts_of(folder)
-        unique = list(dict.fromkeys(text for texts in own for text in texts))
-        number = {text: i for i, text in enumerate(unique)}
-        links = [[number[text] for text in dict.fromkeys(texts)] for texts in own]
-        kept = draw_images([len(link) for link in links], self.max_pairs, self.seed)
-        pairs = make_pairs(model.images(folder), model.texts(unique), links, kept)
-        if len(set(pairs.components.tolist())) < 2:
-            raise DataError(
-                f"evaluation set '{self.data}': all {len(kept)} images share their texts, so "
-                f"there is no mismatched pair; use images of at least two captions or classes"
-            )
+        folder, links = self.check()
+        pairs = make_pairs(model.images(folder), model.texts(links.texts), links)
         cross = cross_statistics(pairs)
         tested, right = separability(pairs, self.seed)
-        records = _records([folder.keys[i] for i in kept], pairs, cross, dict(zip(tested, right)))
+        records = _records(
+            [folder.keys[i] for i in links.kept], pairs, cross, dict(zip(tested, right))
+        )
         found = {**_unimodal(pairs), **_crossmodal(pairs, cross)}
         intervals = {name: bounds for name, (_, bounds) in found.items()}
         intervals["matched_auroc"] = _auroc_interval(pairs, cross)
-        intervals["linear_separability"] = _share_interval(right, pairs.components[tested])
+        intervals["linear_separability"] = mean_interval(
+            right, numbered(pairs.components[tested].tolist())
+        )
         return EvalResult.from_records(
             "modality_gap",
             self.name,
             records,
             metrics={name: value for name, (value, _) in found.items()},
             intervals=intervals,
+            counts=_counts(pairs, cross),
             details=_details(pairs, cross, self.seed),
             provenance=self._provenance(folder, pairs),
         )
 
     def _provenance(self, folder: WdsFolder, pairs: Pairs) -> dict[str, Any]:
         return {
-            "data": str(folder.root),
-            "split": self.split,
+            **folder_facts(folder),
             "images": len(pairs.images),
             "texts": len(pairs.texts),
             "pairs": len(pairs.of_image),
@@ -145,11 +172,12 @@ def draw_images(counts: list[int], max_pairs: int, seed: int) -> list[int]:
     return sorted(order[: max(2, fit)].tolist())
 
 
-def make_pairs(images: Tensor, texts: Tensor, links: list[list[int]], kept: list[int]) -> Pairs:
+def make_pairs(images: Tensor, texts: Tensor, links: Links) -> Pairs:
     """Pairs of the images kept; texts of none of them are left out."""
-    flat = torch.tensor([(row, text) for row, i in enumerate(kept) for text in links[i]])
+    rows = enumerate(links.kept)
+    flat = torch.tensor([(row, text) for row, i in rows for text in links.of_image[i]])
     used, of_text = flat[:, 1].unique(return_inverse=True)
-    return Pairs(images[kept], texts[used], flat[:, 0].contiguous(), of_text)
+    return Pairs(images[links.kept], texts[used], flat[:, 0].contiguous(), of_text)
 
 
 def _records(keys: list[str], pairs: Pairs, cross: Cross, tested: dict[int, float]) -> list[Record]:
@@ -210,6 +238,15 @@ def _crossmodal(pairs: Pairs, cross: Cross) -> Found:
     }
 
 
+def _counts(pairs: Pairs, cross: Cross) -> dict[str, int]:
+    """Images, texts or mismatched pairs, of what does not rest on all pairs."""
+    sides = {"image": len(pairs.images), "text": len(pairs.texts)}
+    names = ("uniformity", "effective_rank")
+    counts = {f"{name}_{side}": n for name in names for side, n in sides.items()}
+    mismatched = int(cross.image_counts.sum())
+    return {**counts, "uniformity_cross": mismatched, "mean_mismatched_cosine": mismatched}
+
+
 def _mismatched(pairs: Pairs, cross: Cross, column: int) -> list[tuple[Tensor, Tensor]]:
     image, text = cross.influences(column)
     return [(image, torch.arange(len(image))), (text, pairs.owner)]
@@ -223,14 +260,6 @@ def _auroc_interval(pairs: Pairs, cross: Cross) -> Interval:
     if value in (0.0, 1.0):  # no influence is left; the images alone bound it
         return wilson(value, len(pairs.images))
     return influence_interval(value, parts, len(pairs.images), (0.0, 1.0))
-
-
-def _share_interval(right: np.ndarray, components: np.ndarray) -> Interval:
-    """Interval of a mean over pairs, drawn in groups that share texts."""
-    groups = numbered(components.tolist())
-    if groups.max() == 0:
-        return wilson(float(right.mean()), 1)
-    return mean_interval(right, groups)
 
 
 def _details(pairs: Pairs, cross: Cross, seed: int) -> dict[str, Any]:

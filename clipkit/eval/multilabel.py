@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import DataError
 from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.classification import folder_facts
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import Interval, jackknife_share
 from clipkit.eval.zero_shot import class_features, exact_scores
@@ -77,11 +78,8 @@ class MultilabelEval:
             intervals={name: intervals[name] for name in metrics},
             details={"per_class": _per_class(folder.classnames, truth, *found.values())},
             provenance={
-                "data": str(folder.root),
-                "split": self.split,
-                "classes": len(folder.classnames),
+                **folder_facts(folder),
                 "classes_with_images": int(truth.any(axis=0).sum()),
-                "templates": len(folder.templates),
             },
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.classification import folder_facts
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import Interval, wilson
 from clipkit.eval.subset import Subset
@@ -47,6 +48,7 @@ class OutOfDistributionEval:
     """
 
     reads: ClassVar[tuple[str, ...]] = ("classification",)
+    files: ClassVar[tuple[str, ...]] = ("ood",)
 
     def __init__(
         self,
@@ -125,12 +127,9 @@ class OutOfDistributionEval:
         self, folder: WdsFolder, other: WdsFolder, trained: int, discriminants: int
     ) -> dict[str, Any]:
         return {
-            "data": str(folder.root),
-            "split": self.split,
+            **folder_facts(folder),
             "ood": str(other.root),
             "ood_split": self.ood_split,
-            "classes": len(folder.classnames),
-            "templates": len(folder.templates),
             "train_split": self.train_split,
             "train_images": trained,
             "alpha": self.alpha,

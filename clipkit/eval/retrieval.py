@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.eval.base import EvalResult, Record
+from clipkit.eval.classification import folder_facts
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import RESAMPLES, Interval, mean_interval, numbered
 from clipkit.retrieval.ranks import Side, rank_sides
@@ -63,7 +64,6 @@ class RetrievalEval:
             if owner is not None:
                 record["cluster"] = owner
         metrics, intervals = _no_means(image_records, text_records)
-        counts = {"n": len(matching.keys), "captions": len(matching.texts)}
         keys, captions, pairs = matching.keys, matching.texts, matching.pairs
         ways = [
             Way("id", keys, captions, images, texts, pairs, to_text.ranks),
@@ -73,10 +73,11 @@ class RetrievalEval:
             "zeroshot_retrieval",
             self.name,
             image_records + text_records,
-            metrics={**counts, **metrics},
+            metrics={"n": len(keys), "captions": len(captions), **metrics},
             intervals=intervals,
+            counts={"text_median_rank": len(keys), "image_median_rank": len(captions)},
             details={"examples": [example for way in ways for example in examples(way)]},
-            provenance={"data": str(folder.root), "split": self.split, "seed": _SEED},
+            provenance={**folder_facts(folder), "seed": _SEED},
         )
 
 

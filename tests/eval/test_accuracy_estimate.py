@@ -142,6 +142,8 @@ def test_a_whole_run(tmp_path):
     assert result.metrics["estimate_error"] == pytest.approx(
         result.metrics["predicted_accuracy"] - 1
     )
+    for name, n in result.counts.items():
+        assert n == (10 if name.startswith("shifts_") else 24), name
     shifts = result.details["shifts"]
     assert len(shifts) == 10 and {len(s) for s in shifts} == {4}
     squared = [(s["predicted"] - s["accuracy"]) ** 2 for s in shifts]

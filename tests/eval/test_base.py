@@ -4,8 +4,15 @@ import json
 
 import pytest
 
+from clipkit.config.parts import list_kinds
+from clipkit.data.eval_sets import find_sets
+from clipkit.dist.group import World
 from clipkit.eval.base import EvalResult, NonFiniteResult, column, metric_of
+from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import wilson
+from clipkit.eval.tasks import plan
+from tests.eval.test_mixed_modality import write as write_mixed
+from tests.fixtures_eval_sets import WORDS, random_encoder, write_noise_sets
 
 RECORDS = [
     {"id": "a", "class": "x", "values": {"acc": 1.0, "both": 1.0}},
@@ -24,8 +31,44 @@ def test_means_intervals_and_counts():
     assert result.metrics == {
         "n": 6, "nan_rate": 0.0, "acc": 0.5, "both": (1 / 3 + 1) / 2, "back": 0.5, "gap": 0.3,
     }  # fmt: skip
-    assert result.counts == {"acc": 4, "both": 4, "back": 2}
+    assert result.counts == {"gap": 6, "acc": 4, "both": 4, "back": 2}
     assert result.intervals["acc"] == wilson(0.5, 4) and result.intervals["gap"] == (0, 1)
+
+
+def test_counts_given_are_kept():
+    given = {"metrics": {"gap": 0.3}, "intervals": {"gap": (0, 1)}, "counts": {"gap": 2, "acc": 3}}
+    assert EvalResult.from_records("t", "d", RECORDS, **given).counts == {
+        "gap": 2, "acc": 3, "both": 4, "back": 2,
+    }  # fmt: skip
+
+
+def write_all_types(root):
+    """Sets of noise that every kind can read, and a file of tasks that need arguments."""
+    write_noise_sets(root, 70)
+    write_mixed(root / "mixed", [(0, "text")], [(0, "text"), (1, "image")], [(0, 0, 1)])
+    (root / "classes" / "concepts.txt").write_text("\n".join(WORDS))
+    for name in ("classes", "labels"):
+        told = json.dumps({word: [f"{word} paint"] for word in WORDS[:5]})
+        (root / name / "descriptions.json").write_text(told)
+    tasks = [
+        {"kind": "out_of_distribution", "data": "classes", "ood": "pairs"},
+        {"kind": "linear_probe", "data": "classes", "name": "few", "shots": [1], "seeds": 2},
+    ]
+    (root / "more.yaml").write_text(json.dumps(tasks))
+
+
+def test_every_metric_of_every_kind_has_an_interval_and_a_count(tmp_path):
+    write_all_types(tmp_path)
+    jobs, _ = plan(find_sets(tmp_path), ["*", str(tmp_path / "more.yaml")])
+    assert {job.kind for job in jobs} == set(list_kinds("eval"))
+    embedder = Embedder(random_encoder(0), World())
+    for job in jobs:
+        result = job.evaluator.run(embedder)
+        plain = set(result.metrics) - {"n", "captions", "nan_rate"}
+        assert plain == set(result.intervals) == set(result.counts), job.kind
+        assert all(isinstance(n, int) and n > 0 for n in result.counts.values()), job.kind
+        if job.evaluator.name in ("classes", "labels", "few"):
+            assert "templates_hash" in result.provenance, job.kind
 
 
 def test_samples_of_one_image_are_one_cluster():

@@ -12,6 +12,7 @@ from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.calibration import CalibrationEval
 from clipkit.eval.embed import Embedder
+from clipkit.eval.intervals import wilson
 from clipkit.eval.reliability import fit_scale, log_losses, log_probabilities
 from tests.fixtures_encoder import COLORS, color_encoder, write_color_set
 
@@ -125,10 +126,21 @@ def test_a_constant_model_ties_and_is_wrong(tmp_path):
     assert result.metrics["ece_mass"] == pytest.approx(0.25)
 
 
+def test_one_evaluated_image_is_not_called_certain(tmp_path):
+    root = write_color_set(tmp_path, [0, 0])
+    result = CalibrationEval(str(root), "colors").run(embedder(20.0))
+    assert result.metrics["n"] == 1
+    for name in ("ece_mass", "ece_width", "fitted_ece_mass", "fitted_ece_width"):
+        assert result.intervals[name] == wilson(result.metrics[name], 1)
+
+
 def test_refusals(tmp_path):
     root = write_color_set(tmp_path / "a", [0, 1, 2])
     with pytest.raises(ConfigError, match="bins=0"):
         CalibrationEval(str(root), "colors", bins=0).check()
+    with pytest.raises(ConfigError, match="bins=1001.*choose 1 to 1000 bins"):
+        CalibrationEval(str(root), "colors", bins=1001).check()
+    CalibrationEval(str(root), "colors", bins=1000).check()
     retrieval = write_color_set(tmp_path / "b", [0, 1], ["red", "green"])
     with pytest.raises(DataError, match="is of type retrieval, not classification"):
         CalibrationEval(str(retrieval), "colors").check()

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from clipkit.eval.base import metric_of
+from clipkit.eval.classification import label_ranks
 from clipkit.eval.multilabel import average_precisions
-from clipkit.eval.zero_shot import exact_scores, label_ranks
+from clipkit.eval.zero_shot import exact_scores
 from clipkit.retrieval.ranks import ranks
 
 PEER = json.loads((Path(__file__).parent / "clip_benchmark_1_6_2.json").read_text())

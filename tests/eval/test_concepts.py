@@ -124,6 +124,7 @@ def test_metrics_and_records_by_loops(tmp_path):
         assert result.metrics[name] == hits.mean()
     guess = slow_match(of_images, of_classes, False).argmax(axis=1)
     assert [r["predicted"] for r in result.records] == [[*COLORS][g] for g in guess]
+    assert result.macro == {"cms_mean_per_class_recall": "class"}
     assert result.metrics["tie_rate"] == 0.0 and result.metrics["n"] == 8
     assert set(result.intervals) == set(result.metrics) - {"n", "nan_rate"}
     json.dumps([result.to_json(), result.records], allow_nan=False)

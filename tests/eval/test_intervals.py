@@ -81,6 +81,16 @@ def test_equal_values_are_not_called_certain():
     assert mean_interval(np.full(10, 0.3)) == (0.3, 0.3)
 
 
+def test_one_cluster_is_not_called_certain():
+    one = np.zeros(4, dtype=np.int64)
+    assert mean_interval(np.array([1.0, 0, 1, 1]), one) == wilson(0.75, 1)
+    assert mean_interval(np.array([1.0, 0.5, 0, 1]), one) == wilson(0.625, 1)
+    groups = np.array([0, 0, 0, 1])
+    assert mean_interval(np.array([1.0, 0, 0, 1]), one, groups) == wilson(2 / 3, 1)
+    assert mean_interval(np.array([0.25])) == wilson(0.25, 1)
+    assert mean_interval(np.array([2.0, 4.0]), one[:2]) == (3.0, 3.0)
+
+
 def test_the_jackknife_of_a_mean_is_normal_theory():
     values = np.random.default_rng(3).normal(0, 1, 600)
     low, high = jackknife(lambda kept: float(values[kept].mean()), 600, groups=600)

@@ -15,6 +15,7 @@ from clipkit.data.wds_write import write_folder
 from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval import linear_probe
+from clipkit.eval.classification import score_records
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import mean_interval
 from clipkit.eval.linear_probe import (
@@ -22,7 +23,6 @@ from clipkit.eval.linear_probe import (
     c_of,
     cut_fraction,
     cut_shots,
-    score_records,
     search,
     shots_interval,
 )
@@ -131,7 +131,7 @@ def test_the_final_probe_learns_from_all_of_train(colors):
 
     def margins(probe):
         found = probe.log_probabilities(encoder.images(test))
-        return [r["margin"] for r in score_records(test, found, labels, "lp", (1,))]
+        return [r["margin"] for r in score_records(test, found, labels)]
 
     found = [r["margin"] for r in result.records]
     assert found == pytest.approx(margins(whole), abs=1e-2)
@@ -236,19 +236,6 @@ def test_interval_of_shots_covers_the_accuracy_over_draws_and_images():
         low, high = shots_interval((skill + rng.normal(0, 1, (4, 150)) > 0).astype(float))
         hits += low <= 0.5 <= high
     assert hits >= 45
-
-
-def test_ties_count_as_wrong(colors):
-    folder = open_folder(colors)
-    scores = torch.zeros(len(folder), 6)
-    scores[:, 5] = -1.0
-    scores[0, 0] = 1.0
-    records = score_records(folder, scores, torch.tensor(folder.labels()), "lp", (1, 5))
-    values = [r["values"] for r in records]
-    assert [v["lp_acc1"] for v in values] == [1.0] + [0.0] * (len(folder) - 1)
-    assert values[0]["tie_rate"] == 0.0 and values[1]["tie_rate"] == 1.0
-    assert values[5]["lp_acc5"] == 0.0 and values[5]["tie_rate"] == 0.0 and values[1]["lp_acc5"]
-    assert records[1]["predicted"] != NAMES[1] and records[5]["margin"] == -1.0
 
 
 def test_a_constant_model_knows_the_prior_only(colors):

@@ -11,7 +11,7 @@ from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import column
 from clipkit.eval.embed import Embedder
-from clipkit.eval.modality_gap import ModalityGapEval, draw_images, make_pairs, project
+from clipkit.eval.modality_gap import Links, ModalityGapEval, draw_images, make_pairs, project
 from tests.fixtures_encoder import COLORS, color_encoder, write_color_set
 
 LABELS = [0, 0, 0, 1, 1, 2, 3, 3]
@@ -91,6 +91,10 @@ def test_captions_are_pairs_and_their_image_is_the_cluster(tmp_path):
     assert len({r["id"] for r in result.records}) == 7
     found = column(result.records, "mean_matched_cosine")
     assert found.clusters is not None and found.clusters.max() == 4
+    sides = {"uniformity_image": 5, "effective_rank_image": 5, "centroid_gap": 7, "rmg": 7}
+    sides |= {"uniformity_text": 6, "effective_rank_text": 6}
+    sides |= {"uniformity_cross": 23, "mean_mismatched_cosine": 23}  # 5 x 6, less the 7 pairs
+    assert {**result.counts, **sides} == result.counts
 
 
 def test_details_hold_points_and_histograms(tmp_path):
@@ -122,7 +126,7 @@ def test_whole_images_are_drawn_up_to_the_cap():
 
 def test_texts_of_images_left_out_are_left_out():
     images, texts = torch.eye(4), torch.arange(20.0).view(5, 4)
-    pairs = make_pairs(images, texts, [[0], [1, 4], [2], [3, 4]], [1, 3])
+    pairs = make_pairs(images, texts, Links([*"abcde"], [[0], [1, 4], [2], [3, 4]], [1, 3]))
     assert pairs.of_image.tolist() == [0, 0, 1, 1] and pairs.of_text.tolist() == [0, 2, 1, 2]
     assert torch.equal(pairs.images, images[[1, 3]]) and torch.equal(pairs.texts, texts[[1, 3, 4]])
 
@@ -136,8 +140,12 @@ def test_the_cap_is_said(tmp_path):
 
 def test_refusals(tmp_path):
     root = write_color_set(tmp_path / "one", [1, 1, 1])
-    with pytest.raises(DataError, match="there is no mismatched pair"):
-        run(root)
+    same = write_color_set(tmp_path / "same", [1, 2], ["a thing", "a thing"])
+    alone = write_color_set(tmp_path / "alone", [1])
+    (alone / "test" / "0.tar").unlink()  # the shard that one image leaves empty
+    for place, count in ((root, 3), (alone, 1), (same, 2)):
+        with pytest.raises(DataError, match=f"all {count} images share.*no mismatched pair"):
+            ModalityGapEval(str(place), "colors").check()
     with pytest.raises(ConfigError, match="max_pairs=3"):
         run(root, max_pairs=3)
     (root / "dataset_type.txt").write_text("multilabel")

@@ -96,7 +96,9 @@ def test_records_of_images_and_of_captions_drawn_with_their_image(tmp_path):
     assert [r["rank"] for r in images] == [2, 1, 1]
     assert all("text_retrieval_recall@1" in r["values"] for r in images)
     assert all("image_retrieval_recall@1" in r["values"] for r in texts)
-    assert result.counts["text_tie_rate"] == 3 and result.counts["image_tie_rate"] == 5
+    for metric in ("tie_rate", "median_rank"):
+        assert result.counts[f"text_{metric}"] == 3 and result.counts[f"image_{metric}"] == 5
+    assert result.counts["mean_recall@1"] == 8
 
 
 def test_match_numbers_captions_by_first_occurrence():

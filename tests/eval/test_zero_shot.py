@@ -10,9 +10,7 @@ from clipkit.eval.embed import Embedder
 from clipkit.eval.zero_shot import (
     ZeroShotEval,
     class_features,
-    confusion,
     exact_scores,
-    label_ranks,
 )
 from tests.fixtures_encoder import color_encoder, write_color_set
 
@@ -65,25 +63,10 @@ def test_a_constant_model_scores_nothing(tmp_path):
     assert result.metrics["tie_rate"] == 1.0
 
 
-def test_label_ranks_by_hand():
-    images = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
-    scores = exact_scores(images, torch.eye(3))
-    assert label_ranks(scores, torch.tensor([0, 2, 0, 2])).tolist() == [0, 2, 1, 0]
-
-
 def test_equal_features_tie_wherever_they_stand():
     row = F.normalize(torch.randn(1, 509, generator=torch.Generator().manual_seed(0)), dim=1)
     scores = exact_scores(row.repeat(67, 1), row.repeat(33, 1))
     assert len(scores.unique()) == 1
-
-
-def test_confusions_by_hand():
-    pairs = [("a", "a"), ("a", "b"), ("a", "b"), ("b", "a"), ("c", "c")]
-    details = confusion([{"class": a, "predicted": b} for a, b in pairs], ["a", "b", "c", "d"])
-    assert details["confusions"] == [("a", "b", 2), ("b", "a", 1)]
-    assert details["matrix"] == [[1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    recalls = {row["class"]: (row["n"], row["recall"]) for row in details["per_class"]}
-    assert recalls == {"a": (3, 1 / 3), "b": (1, 0.0), "c": (1, 1.0)}
 
 
 def test_class_features_average_templates_before_normalising():
