@@ -3,7 +3,7 @@
 - the one embedding pass and its cache on disk: `embed.py`, `feature_cache.py`
 - what a task returns, and its intervals: `base.py` (EvalResult, records), `intervals.py`
 - tasks, one file each, file name = kind: `zero_shot.py`, `retrieval.py`, `selection.py`, ...
-- mathematics that tasks need: `logistic.py`, `geometry.py`, `reliability.py`, `wdiscood.py`,
+- what tasks share: `classification.py`, `logistic.py`, `geometry.py`, `reliability.py`, `wdiscood.py`,
   `shifts.py`, `subset.py`
 - which tasks fit a set; many tasks on a model; is a set whole: `tasks.py`, `suite.py`,
   `validate.py`
@@ -16,6 +16,6 @@ To add a task: a file that ends with `PART = TheClass`. The class names the type
 `reads`, takes the data folder and name before the `*` and its YAML arguments after it, opens its
 data in `check()` and answers `run(embedder) -> EvalResult`, the same on every rank. Give one record
 per sample; metrics, intervals, comparison and gates follow from the records. Scores are compared
-in fp32 or better, strictly: a tie counts against the model.
+in fp32 or better, strictly: a tie counts against the model (in an AUROC, where one says so, half).
 May import layers 0 and 1; needs neither deepspeed, wandb nor faiss.
 """

@@ -17,7 +17,7 @@ from clipkit.eval.feature_cache import digest
 from clipkit.eval.results import StoredResult, read_result, result_path, write_result
 from clipkit.eval.tasks import Job
 
-VERSION = "1"  # raise it when a task's numbers change, so that stored results are computed again
+VERSION = "2"  # raise it when a task's numbers change, so that stored results are computed again
 
 
 @dataclass(frozen=True)
