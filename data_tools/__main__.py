@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.errors import ClipkitError
+from data_tools.selection_formats import SOURCES
 
 app = typer.Typer(
     help="Offline work on shards.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -52,15 +53,16 @@ def wds(
     print(f"wrote {out}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
 
-@app.command()
+@app.command(
+    help="Turn a published compositional benchmark into a selection set.\n\n\b\nBenchmark: source\n"
+    + "\n".join(f"{name}: {source}" for name, source in SOURCES.items())
+)
 def selection(
     benchmark: Annotated[
         str,
-        typer.Argument(
-            help="sugarcrepe, valse, aro, order, winoground, bivlc, mmvp or inpaintcoco."
-        ),
+        typer.Argument(help="One of those above."),
     ],
-    source: Annotated[Path, typer.Argument(help="The benchmark's own file or folder.")],
+    source: Annotated[Path, typer.Argument(help="Its file or folder, as above.")],
     out: Annotated[Path, typer.Argument(help="Folder of the selection set.")],
     images: Annotated[
         Path, typer.Option(help="Folder of the images; copied unless it lies below OUT.")

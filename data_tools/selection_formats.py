@@ -182,6 +182,16 @@ READERS: dict[str, Callable[[Path, Options], Iterator[Draft]]] = {
     reader.__name__: reader
     for reader in (sugarcrepe, valse, aro, order, winoground, bivlc, mmvp, inpaintcoco)
 }
+SOURCES = {
+    "sugarcrepe": "folder of its JSON files (add_att.json ... swap_obj.json)",
+    "valse": "folder of its JSON files (actant-swap.json ... relations.json)",
+    "aro": "visual_genome_relation.json or visual_genome_attribution.json",
+    "order": "coco_karpathy_test.json or flickr30k_test.json",
+    "winoground": "examples.jsonl, or its folder",
+    "bivlc": "CSV or JSON lines",
+    "mmvp": "Questions.csv, or its folder",
+    "inpaintcoco": "CSV or JSON lines",
+}
 NOTES = {
     "order": "the two shuffles of nouns and adjectives need a part-of-speech tagger and are left "
     "out: an item has at most 3 texts, so the accuracy does not compare with published ones of 5",
@@ -219,6 +229,8 @@ def _content(path: Path) -> str:
 
 
 def _json(path: Path) -> Any:
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name the JSON file")
     try:
         return json.loads(_content(path))
     except (ValueError, RecursionError) as error:

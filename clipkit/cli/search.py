@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,11 +119,21 @@ def _print_table(hits: list[Hit]) -> None:
     from clipkit.eval.plain_text import printable
 
     table = Table("rank", "score", "key", "caption", "shard")
+    names = _told_apart({hit.shard for hit in hits})
     for hit in hits:
         caption = hit.caption[:_CAPTION] + ("..." if len(hit.caption) > _CAPTION else "")
-        words = (hit.key, caption, Path(hit.shard).name)
+        words = (hit.key, caption, names[hit.shard])
         table.add_row(str(hit.rank), f"{hit.score:.4f}", *(Text(printable(w)) for w in words))
     Console().print(table)
+
+
+def _told_apart(paths: Collection[str]) -> dict[str, str]:
+    """For each path its end, of as many parts as it takes for no two to be the same."""
+    parts = {path: Path(path).parts for path in paths}
+    length = 1
+    while len({p[-length:] for p in parts.values()}) < len(set(parts.values())):
+        length += 1
+    return {path: str(Path(*p[-length:])) for path, p in parts.items()}
 
 
 def _write_sheet(

@@ -25,6 +25,7 @@ body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; backgrou
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 1rem }
 figure { margin: 0; padding: .7rem; background: #fff; border: 1px solid #ddd; border-radius: 6px }
 img { max-width: 100%; display: block; margin: 0 auto .5rem }
+.small { width: 224px; height: 224px; object-fit: contain; image-rendering: pixelated }
 .none { padding: 3rem 1rem; text-align: center; color: #777; background: #eee }
 figcaption { overflow-wrap: anywhere }
 small { color: #666; display: block; overflow-wrap: anywhere }
@@ -72,7 +73,8 @@ def _figure(hit: Hit, picture: Image.Image | str) -> str:
 
 
 def _image(image: Image.Image, name: str) -> str:
-    return f'<img alt="{_text(name)}" src="{thumbnail(image, _SIDE)}">'
+    small = ' class="small"' if 2 * max(image.size) <= _SIDE else ""
+    return f'<img{small} alt="{_text(name)}" src="{thumbnail(image, _SIDE)}">'
 
 
 def _text(text: str) -> str:

@@ -232,7 +232,7 @@ def _worst_samples(result: StoredResult, thumbnails: Thumbnails) -> Block | None
 
 def _metrics(result: StoredResult) -> TableBlock:
     rows: list[list[str | Value]] = [
-        [_short(name), value_of(result, name)] for name in result.metrics
+        [_short(name), value_of(result, name)] for name in result.metrics if name != "captions"
     ]
     return TableBlock("Metrics", ["metric", "value"], rows)
 

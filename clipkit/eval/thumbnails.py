@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from PIL import Image
 
+from clipkit.data.eval_sets import types_of
 from clipkit.data.image_files import ImageFiles, inside
 from clipkit.data.selection_set import SelectionItem, SelectionSet, open_selection
-from clipkit.data.wds_folder import open_folder
+from clipkit.data.wds_folder import KINDS, open_folder
 from clipkit.errors import DataError
 
 SIDE = 96  # pixels of the longer side
@@ -112,7 +113,7 @@ def _reader(data: str, split: str) -> Read:
     if not root.is_dir():
         raise DataError(f"{data} is not there any more")
     rows: dict[str, int] = {}
-    if (root / split).is_dir() and any((root / split).glob("*.tar")):
+    if set(types_of(root, split)) & set(KINDS):
         folder = open_folder(root, split)
         rows = {key: row for row, key in enumerate(folder.keys)}
 

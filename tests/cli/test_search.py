@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import clipkit
 from clipkit.cli.embed import embed
-from clipkit.cli.search import search
+from clipkit.cli.search import _told_apart, search
 from clipkit.dist import group
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from tests.fixtures_shards import noise_bytes, write_tar
@@ -90,6 +90,33 @@ def test_table_and_sheet(place, index, tmp_path):
     options = ("--image", tmp_path / "query.png", "--html", sheet, "--json", "--top", 2)
     assert len(rows_of(invoke(search, index, *options))) == 2
     assert sheet.read_text().count("data:image/jpeg;base64,") == 3
+
+
+@pytest.mark.parametrize(
+    "paths, shown",
+    [
+        (["/d/a/0.tar", "/d/a/1.tar"], ["0.tar", "1.tar"]),
+        (["/d/a/0.tar", "/d/b/0.tar", "/d/a/1.tar"], ["a/0.tar", "b/0.tar", "a/1.tar"]),
+        (["a/0.tar", "/a/0.tar"], ["a/0.tar", "/a/0.tar"]),
+        (["a//0.tar", "a/0.tar"], ["0.tar", "0.tar"]),
+        ([], []),
+    ],
+)
+def test_shards_of_equal_names_are_told_apart_by_their_folders(paths, shown):
+    assert _told_apart(paths) == dict(zip(paths, shown))
+
+
+def test_the_table_names_shards_by_as_much_as_tells_them_apart(place, index):
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    table = index / "metadata" / "metadata_0.parquet"
+    rows = parquet.read_table(table).to_pydict()
+    rows["shard"] = [s.replace("/1.tar", "/b/0.tar") for s in rows["shard"]]
+    parquet.write_table(pyarrow.table(rows), table)
+    result = invoke(search, index, "x")
+    assert result.exit_code == 0 and "b/0.tar" in result.stdout
+    assert "shards/0.tar" in result.stdout
 
 
 def test_missing_shards_are_said_on_the_sheet(place, index):

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from clipkit.errors import DataError
-from data_tools.selection_formats import READERS, Options, _shuffles
+from data_tools.selection_formats import READERS, SOURCES, Options, _shuffles
 
 
 def read(kind, source, **options):
@@ -237,6 +237,16 @@ def test_missing_source_and_missing_fields_are_named(tmp_path, kind):
     source = tmp_path / f"rows.{suffix.get(kind, 'json')}"
     with pytest.raises(DataError, match="rows"):
         read(kind, tmp_path if kind in ("sugarcrepe", "valse") else source)
+
+
+@pytest.mark.parametrize("kind", ["aro", "order"])
+def test_a_folder_in_place_of_a_file(tmp_path, kind):
+    with pytest.raises(DataError, match="is a folder; name the JSON file$"):
+        read(kind, tmp_path)
+
+
+def test_every_benchmark_says_its_source():
+    assert list(SOURCES) == list(READERS)
 
 
 def test_a_table_that_is_none(tmp_path):

@@ -50,7 +50,7 @@ def test_hostile_text_stays_text():
     page = Page(html)
     assert not page.all("script") and len(page.all("figure")) == 2
     (image,) = page.all("img")
-    assert set(image) == {"alt", "src"} and image["alt"] == printable(HOSTILE)
+    assert set(image) == {"class", "alt", "src"} and image["alt"] == printable(HOSTILE)
     # title, heading and note; key, caption and shard of both; why one has no image
     assert page.text.count("<script>alert(1)</script>") == 3 + 2 * 3 + 1
     allowed = {"html", "head", "meta", "title", "style", "body", "h1", "p", "main", "figure",
@@ -71,6 +71,15 @@ def test_nothing_is_fetched_and_thumbnails_are_small():
         small = Image.open(io.BytesIO(base64.b64decode(data)))
         assert small.size == (224, 56) and small.getpixel((9, 9))[0] > 240
     assert wide.size == (2000, 500)
+
+
+def test_small_pictures_are_drawn_larger_pixel_by_pixel():
+    sizes = [(32, 32), (112, 60), (113, 60), (300, 20)]
+    html = contact_sheet("q", [hit()] * 4, [Image.new("RGB", size) for size in sizes])
+    shown = [image.get("class") for image in Page(html).all("img")]
+    assert shown == ["small", "small", None, None]
+    (rule,) = (line for line in html.splitlines() if line.startswith(".small"))
+    assert "width: 224px" in rule and "image-rendering: pixelated" in rule
 
 
 def test_order_numbers_and_long_captions():

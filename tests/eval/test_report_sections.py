@@ -54,6 +54,11 @@ def test_without_details_the_metrics_stand_in_a_table(tmp_path):
     assert [(row[0], row[1].text) for row in table.rows] == [("n", "10"), ("m", "0.5000")]
 
 
+def test_counts_are_no_metrics(tmp_path):
+    (table,) = blocks(store(tmp_path, made_up({"captions": 50, "m": 0.5}), "kind")).values()
+    assert [row[0] for row in table.rows] == ["n", "m"]
+
+
 def test_unknown_details_are_ignored(tmp_path):
     assert list(blocks(with_details(tmp_path, anything=[1], more={"x": None}))) == ["Metrics"]
 

@@ -33,6 +33,16 @@ def test_keys_lead_to_their_images_over_shards(tmp_path):
     assert made.problem(str(tmp_path), "test") is None
 
 
+def test_shards_beside_the_class_names(tmp_path):
+    write_color_set(tmp_path, [0, 1, 2, 3])
+    for shard in (tmp_path / "test").iterdir():
+        shard.rename(tmp_path / f"test-0000{shard.name}")
+    (tmp_path / "test").rmdir()
+    made = Thumbnails()
+    assert near(made.get(str(tmp_path), "test", "0003"), list(COLORS)[3])
+    assert made.problem(str(tmp_path), "test") is None
+
+
 def test_files_below_the_folder(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.png").write_bytes(image_bytes(COLORS["blue"]))
