@@ -1,7 +1,8 @@
 """Two models on the same data sets: which differences are real.
 
-Results are matched by (data set, kind), samples by (unit, id). All rows of one comparison are one
-family of tests: Holm's correction keeps the chance of any false "better" or "worse" at 5 %.
+Results are matched by (data set, kind), samples by (unit, id). Holm's correction keeps the chance
+of any false verdict in a family of tests at 5 %. The families: the metrics of whole sets, the
+diagnostics of whole sets (tie rates, shares), the parts of one metric of one data set.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from clipkit.eval.paired import Pairs, difference, holm, match
 from clipkit.eval.results import StoredResult, read_results
 
 LEVEL = 0.05
+PARTS = ("class", "tags")  # fields of the records whose values split a set
 # what belongs to the model or follows from it may differ; every other fact should be the same
 _OWN_FACTS = {
-    "data", "dataset", "details", "intervals", "key", "counts", "kind", "macro", "metrics", "model",
-    "model_name", "pretrained", "samples_sha256", "seconds", "step", "task", "tokenizer_hash",
-    "transform_hash", "weights_hash",
+    "C", "converged", "counts", "data", "dataset", "details", "intervals", "iterations", "key",
+    "kind", "macro", "metrics", "model", "model_name", "num_discriminants", "pretrained",
+    "samples_sha256", "seconds", "step", "task", "tokenizer_hash", "transform_hash", "weights_hash",
 }  # fmt: skip
 _LOWER_WORDS = {"tie", "nan", "ece", "mce", "brier", "nll", "error", "rmse", "loss", "fpr", "fpr95"}
 _NEITHER_WORDS = {"share", "confidence", "predicted", "cosine", "distance", "gap", "uniformity"}
@@ -54,9 +56,11 @@ class Row:
         only_b: Samples where only B has a 1.
         test: "mcnemar_exact", "paired_bootstrap" or, where there is no test, "intervals".
         p: p-value of the test.
-        p_holm: The same, corrected for all rows of the table.
-        verdict: "better", "worse" (B than A), "no difference shown"; "higher", "lower" where
-            neither is better; where there is no test, "intervals apart" or "intervals overlap".
+        p_holm: The same, corrected for all rows of its family.
+        same_as: Metric of the task with the very same values, which is tested once for both.
+        verdict: "better", "worse" (B than A), "-" where no difference is shown; "higher", "lower"
+            where neither is better; where there is no test, whether the two intervals "overlap" or
+            lie "apart".
     """
 
     dataset: str
@@ -75,6 +79,7 @@ class Row:
     test: str = "intervals"
     p: float | None = None
     p_holm: float | None = None
+    same_as: str = ""
     verdict: str = ""
 
 
@@ -104,6 +109,16 @@ def lower_is_better(metric: str) -> bool:
     return bool(_LOWER_WORDS & _words(metric)) or metric.endswith(("mean_rank", "median_rank"))
 
 
+def is_tie_rate(metric: str) -> bool:
+    """Whether the metric counts ties, by its name."""
+    return "tie" in _words(metric)
+
+
+def _is_diagnostic(metric: str) -> bool:
+    """Whether the metric describes a model more than it rates it."""
+    return is_tie_rate(metric) or bool(_NEITHER_WORDS & _words(metric))
+
+
 def _words(metric: str) -> set[str]:
     return set(re.split(r"[^a-z0-9]+", metric.lower()))
 
@@ -129,12 +144,14 @@ def compare(a: str | Path, b: str | Path, by: str | None = None) -> Comparison:
     Args:
         a: Result or folder of one model's results: what B is measured against.
         b: The same of the other model.
-        by: Field of the records ("class", "tags"): a row for each of its values too.
+        by: "class" or "tags": a row for each of its values too.
 
     Raises:
         DataError: Nothing in common, or records that cannot be read or paired.
-        ConfigError: Several models at a place, or no record has the field `by`.
+        ConfigError: Several models at a place, or no metric can be split by `by`.
     """
+    if by is not None and by not in PARTS:
+        raise ConfigError(f"--by '{by}': unknown{suggest(by, list(PARTS))}")
     left = {(r.dataset, r.kind): r for r in read_model(a)}
     right = {(r.dataset, r.kind): r for r in read_model(b)}
     found = Comparison(_name(left), _name(right))
@@ -142,16 +159,14 @@ def compare(a: str | Path, b: str | Path, by: str | None = None) -> Comparison:
         lost = [f"{dataset}/{kind}" for dataset, kind in own if (dataset, kind) not in other]
         if lost:
             found.warnings.append(f"only in {side}: {', '.join(lost)}")
-    fields: set[str] = set()
     for key in (key for key in left if key in right):
-        rows, warnings, seen = compare_results(left[key], right[key], by=by)
+        rows, warnings = compare_results(left[key], right[key], by=by)
         found.rows += rows
         found.warnings += warnings
-        fields |= seen
-    if by and by not in fields:
-        raise ConfigError(f"--by '{by}': no record has it{suggest(by, sorted(fields))}")
     if not found.rows:
         raise DataError(f"{a} and {b} have no data set, task and metric in common")
+    if by and not any(row.part for row in found.rows):
+        raise ConfigError(f"--by {by}: no metric of these results can be split by it; leave it out")
     _judge(found.rows)
     return found
 
@@ -166,7 +181,7 @@ def compare_results(
     *,
     metrics: Collection[str] | None = None,
     by: str | None = None,
-) -> tuple[list[Row], list[str], set[str]]:
+) -> tuple[list[Row], list[str]]:
     """Rows of two results of one data set and kind, not yet judged.
 
     Args:
@@ -176,7 +191,7 @@ def compare_results(
         by: Field of the records, a row for each of its values too.
 
     Returns:
-        (rows, warnings, fields that records can be split by)
+        (rows, warnings)
 
     Raises:
         DataError: Records that cannot be read, or one id twice.
@@ -191,6 +206,7 @@ def compare_results(
         warnings.append(f"{where}: not on both sides: {', '.join(one_sided)}")
     rows: list[Row] = []
     leftovers, regrouped = defaultdict(list), []
+    columns: dict[tuple[Any, ...], str] = {}
     for metric in (m for m in chosen if m in b.metrics):
         if a.macro.get(metric) != b.macro.get(metric):
             warnings.append(
@@ -205,7 +221,10 @@ def compare_results(
         if not pairs.same_groups:
             regrouped.append(metric)
         if len(pairs.a):
-            rows += _paired(a, b, records_a, metric, pairs, by)
+            first = columns.setdefault(_content(records_a, metric, pairs), metric)
+            own = list(_paired(a, b, records_a, metric, pairs, by))
+            own[0].same_as = "" if first == metric else first
+            rows += own
     for (n, only_a, only_b), names in leftovers.items():
         warnings.append(
             f"{where}: {n} samples paired, {only_a} only in A and {only_b} only in B are left out "
@@ -215,7 +234,7 @@ def compare_results(
         warnings.append(
             f"{where}: classes or clusters differ, A's are used ({', '.join(regrouped)})"
         )
-    return rows, warnings, _fields(records_a)
+    return rows, warnings
 
 
 def _other_facts(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
@@ -319,23 +338,34 @@ def _unpaired(a: StoredResult, b: StoredResult, metric: str) -> Iterator[Row]:
     left, right = float(a.metrics[metric]), float(b.metrics[metric])
     n = int(min(a.metrics.get("n", 0), b.metrics.get("n", 0)))
     row = Row(a.dataset, a.kind, metric, "", n, left, right, right - left, None, own, other)
-    row.verdict = "intervals apart" if apart else "intervals overlap"
+    row.verdict = "apart" if apart else "overlap"
     yield row
 
 
-def _fields(records: list[Record]) -> set[str]:
-    """Fields whose values are names, numbers of classes, or lists of them."""
-    found = {k for r in records for k, v in r.items() if isinstance(v, (str, int, list))}
-    return found - {"id", "values", "cluster"}
+def _content(records: list[Record], metric: str, pairs: Pairs) -> tuple[Any, ...]:
+    """Equal for two metrics of one result where one test serves both."""
+    own = np.array([i for i, r in enumerate(records) if metric in r["values"]])[pairs.rows]
+    arrays = (own, pairs.a, pairs.b, pairs.clusters, pairs.groups)
+    return _is_diagnostic(metric), *(None if x is None else x.tobytes() for x in arrays)
 
 
 def _judge(rows: list[Row]) -> None:
-    """Correct the p-values of all rows together and write the verdicts."""
-    tested = [row for row in rows if row.p is not None]
-    for row, p in zip(tested, holm([row.p or 0.0 for row in tested])):
-        row.p_holm = p
+    """Correct the p-values within each family and write the verdicts."""
+    families: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.p is not None and row.part:
+            families[row.dataset, row.kind, row.metric].append(row)
+        elif row.p is not None and not row.same_as:
+            families[_is_diagnostic(row.metric)].append(row)
+    corrected: dict[tuple[str, ...], float] = {}
+    for family in families.values():
+        for row, p in zip(family, holm([row.p or 0.0 for row in family])):
+            corrected[row.dataset, row.kind, row.metric, row.part] = p
+    for row in (row for row in rows if row.p is not None):
+        name = row.metric if row.part else row.same_as or row.metric
+        row.p_holm = p = corrected[row.dataset, row.kind, name, row.part]
         if p >= LEVEL:
-            row.verdict = "no difference shown"
+            row.verdict = "-"
         elif _NEITHER_WORDS & _words(row.metric):
             row.verdict = "higher" if row.difference > 0 else "lower"
         else:

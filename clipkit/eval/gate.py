@@ -79,7 +79,7 @@ class Gates(BaseModel):
 
     Attributes:
         gates: At least one.
-        baseline: Results that `max_drop` is measured against, from the working directory.
+        baseline: Results that `max_drop` is measured against, from the file's folder.
     """
 
     model_config = _STRICT
@@ -167,7 +167,8 @@ def run_gates(path: Path, place: str | Path, baseline: str | Path | None = None)
     base: list[StoredResult] = []
     wanted = [i for i, gate in enumerate(gates.gates) if gate.max_drop is not None]
     if wanted:
-        baseline = baseline or gates.baseline
+        if baseline is None and gates.baseline is not None:
+            baseline = path.parent / gates.baseline
         if baseline is None:
             raise ConfigError(
                 f"{path}: gates.{wanted[0]}.max_drop needs a baseline; write 'baseline: FOLDER' "
@@ -203,7 +204,7 @@ class _Drops:
             return None
         if key not in self._rows:
             wanted = {m for m in new.metrics if any(g.matches(*key, m) for g in self.gates)}
-            rows, warnings, _ = compare_results(old, new, metrics=wanted)
+            rows, warnings = compare_results(old, new, metrics=wanted)
             self.warnings += warnings
             self._rows[key] = {row.metric: row for row in rows}
         return self._rows[key].get(metric)
@@ -292,8 +293,10 @@ def _drop(gate: Gate, result: StoredResult, metric: str, drops: _Drops) -> tuple
     else:
         unproven = high >= 0 or (p is not None and p >= LEVEL)
         passed = gain >= -gate.max_drop or unproven
-    change = f"change for the better {gain:+.4f} [{low:+.4f}, {high:+.4f}]"
-    return passed and math.isfinite(gain), f"{a:.4f} -> {b:.4f}, {change}, {how}"
+    change = (gain, low, high) if gain > 0 else (-gain, -high, -low)
+    size, low, high = (round(x, 4) + 0.0 for x in change)  # no "-0.0000"
+    words = f"{'gain' if gain > 0 else 'drop'} {size:.4f} [{low:.4f}, {high:.4f}]"
+    return passed and math.isfinite(gain), f"{a:.4f} -> {b:.4f}, {words}, {how}"
 
 
 def _change(row: Row, sign: int) -> Interval:

@@ -23,10 +23,10 @@ from clipkit.eval.report_data import (
     Checkpoint,
     Value,
     by_data_set,
-    checked,
     checkpoint_of,
     facts,
     labels,
+    last_given,
     main_metrics,
     newest,
     side_by_side,
@@ -112,7 +112,7 @@ def report_page(
 ) -> str:
     """The page's HTML; arguments and errors as for `write_report`."""
     files = {result.path.resolve(): result for result in results}
-    kept = by_data_set(checked(files.values()))
+    kept = by_data_set(last_given(files.values()))
     shown = side_by_side(kept)
     checkpoints = list(dict.fromkeys(checkpoint_of(r) for r in shown))
     names = dict(zip(checkpoints, labels(checkpoints)))

@@ -141,7 +141,7 @@ def checkpoint_of(result: StoredResult) -> Checkpoint:
     )
 
 
-def checked(results: Iterable[StoredResult]) -> list[StoredResult]:
+def last_given(results: Iterable[StoredResult]) -> list[StoredResult]:
     """The results, one per checkpoint, data set and kind: the last given."""
     found: dict[tuple[Any, ...], StoredResult] = {}
     for result in results:
@@ -215,7 +215,7 @@ def summarise(
         row = [cells.get((dataset, kind, c)) for c in checkpoints]
         there = [r for r in row if r is not None]
         names = dict.fromkeys(name for r in there for name in r.metrics)
-        shown = [m for m in names if m not in ("n", "nan_rate")]
+        shown = [m for m in names if m not in ("n", "captions", "nan_rate")]
         groups.append(SummaryGroup(dataset, kind, [_summary_row(m, row) for m in shown]))
     return groups
 
@@ -231,19 +231,19 @@ def with_chance(result: StoredResult, metric: str) -> Value:
     details = result.data.get("details")
     levels = details.get("chance") if isinstance(details, dict) else None
     level = levels.get(metric) if isinstance(levels, dict) else None
-    return replace(value_of(result, metric), chance=number(level) if is_number(level) else "")
+    return replace(value_of(result, metric), chance=_decimals(level) if is_number(level) else "")
 
 
 def value(found: float, low: float, high: float, span: tuple[float, float] = (0.0, 1.0)) -> Value:
     """A number with its interval (NaN: none)."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return Value(number(found))
+        return Value(_decimals(found))
     start, end = span
     scale = 100 / ((end - start) or 1.0)
     left, right, at = ((min(max(x, start), end) - start) * scale for x in (low, high, found))
     return Value(
-        number(found),
-        f"{number(low)} – {number(high)}",
+        _decimals(found),
+        f"{_decimals(low)} – {_decimals(high)}",
         Bar(round(left, 2), round(right - left, 2), round(at, 2)),
     )
 
@@ -302,6 +302,10 @@ def _summary_row(metric: str, row: Sequence[StoredResult | None]) -> SummaryRow:
 def _n(result: StoredResult, metric: str) -> str:
     n = result.data.get("counts", {}).get(metric, result.metrics.get("n"))
     return "" if n is None else number(n)
+
+
+def _decimals(value: float) -> str:
+    return number(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _line(result: StoredResult) -> tuple[str, str, str]:

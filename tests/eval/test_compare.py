@@ -37,9 +37,7 @@ def test_samples_are_paired_by_id_whatever_their_order(tmp_path):
 def test_a_model_against_itself(tmp_path):
     a = store(tmp_path, "a", records(correct(50, 0.5)))
     found = compare(a, a)
-    assert [(r.difference, r.p, r.p_holm, r.verdict) for r in found.rows] == [
-        (0.0, 1.0, 1.0, "no difference shown")
-    ]
+    assert [(r.difference, r.p, r.p_holm, r.verdict) for r in found.rows] == [(0.0, 1.0, 1.0, "-")]
     assert found.warnings == []
 
 
@@ -62,7 +60,7 @@ def test_a_share_is_higher_and_not_better(tmp_path):
     assert compare(*sides[::-1]).rows[0].verdict == "lower"
 
 
-def test_all_rows_of_the_table_are_one_family(tmp_path):
+def test_the_metrics_of_whole_sets_are_one_family(tmp_path):
     """7 of 8 discordant pairs: p = 0.07; 9 of 10: p = 0.02, real alone and not among five."""
     flips = [1] * 9 + [0]
     own, other = records([0] * 9 + [1] + [1] * 30), records(flips + [1] * 30)
@@ -76,7 +74,49 @@ def test_all_rows_of_the_table_are_one_family(tmp_path):
     among = rows_of(compare(a, b))["digits", "zero_shot", "acc1", ""]
     assert among.p == alone.p
     assert among.p_holm == pytest.approx(5 * alone.p)
-    assert among.verdict == "no difference shown"
+    assert among.verdict == "-"
+
+
+@pytest.mark.parametrize("by", [None, "class"])
+def test_copies_tie_rates_shares_and_parts_leave_a_verdict_as_it_is(tmp_path, by):
+    sides = []
+    for model, right in (("a", [0] * 9 + [1]), ("b", [1] * 9 + [0])):
+        own = [
+            {
+                "id": str(i),
+                "class": "xy"[i % 2],
+                "values": {
+                    "tie_rate": float(r),  # the very values of acc
+                    "share_text@1": float(not r),
+                    "acc": float(r),
+                    "text_acc": float(r),
+                },
+            }
+            for i, r in enumerate(right + [1] * 30)
+        ]
+        sides.append(store(tmp_path, model, own, kind="selection"))
+    rows = rows_of(compare(*sides, by=by))
+    for name in ("acc", "text_acc"):
+        row = rows["digits", "selection", name, ""]
+        assert (row.p_holm, row.verdict) == (pytest.approx(22 / 1024), "better")
+    assert row.same_as == "acc"
+    for name in ("tie_rate", "share_text@1"):
+        assert rows["digits", "selection", name, ""].p_holm == pytest.approx(44 / 1024)
+    parts = [r for r in rows.values() if r.part and r.metric == "acc"]
+    assert [r.p_holm for r in parts] == ([] if by is None else pytest.approx([0.125, 0.375]))
+
+
+def test_equal_numbers_of_other_samples_are_tests_of_their_own(tmp_path):
+    sides = []
+    for model, right in (("a", [0] * 9 + [1]), ("b", [1] * 9 + [0])):
+        own = [
+            {"id": f"{side}{i}", "unit": side, "values": {f"{side}_recall@1": float(r)}}
+            for side in ("image", "text")
+            for i, r in enumerate(right)
+        ]
+        sides.append(store(tmp_path, model, own, kind="retrieval"))
+    rows = compare(*sides).rows
+    assert [(r.p_holm, r.same_as) for r in rows] == [(pytest.approx(44 / 1024), "")] * 2
 
 
 def test_only_what_both_have_is_compared_and_the_rest_is_named(tmp_path):
@@ -98,9 +138,16 @@ def test_only_what_both_have_is_compared_and_the_rest_is_named(tmp_path):
 
 def test_other_data_and_other_settings_are_warned_of_by_name(tmp_path):
     common = {"split": "test", "weights_hash": "w", "seconds": 1.5, "temperature": 0.5}
-    facts_a = {**common, "data_hash": "d1", "arguments": {"templates": "x", "alpha": 0.5}}
+    outcomes = {"C": 1, "iterations": 12, "converged": True, "num_discriminants": 9}
+    facts_a = {
+        **common,
+        **outcomes,
+        "data_hash": "d1",
+        "arguments": {"templates": "x", "alpha": 0.5},
+    }
     facts_b = {
         **common,
+        **{"C": 10, "iterations": 31, "converged": False, "num_discriminants": 8},
         "data_hash": "d2",
         "arguments": {"templates": "x", "alpha": 0.3},
         "weights_hash": "v",
@@ -121,7 +168,7 @@ def test_a_metric_that_is_no_mean_is_shown_with_both_intervals(tmp_path):
 
     a = write("a", 0.1, (0.08, 0.12))
     far, near = write("b", 0.2, (0.18, 0.22)), write("c", 0.13, (0.11, 0.15))
-    for other, verdict in ((far, "intervals apart"), (near, "intervals overlap")):
+    for other, verdict in ((far, "apart"), (near, "overlap")):
         row = rows_of(compare(a, other))["digits", "zero_shot", "ece", ""]
         assert (row.verdict, row.test, row.p, row.interval) == (verdict, "intervals", None, None)
         assert row.interval_a == (0.08, 0.12)
@@ -183,14 +230,25 @@ def test_a_row_for_each_class_and_each_tag(tmp_path):
     short = rows_of(compare(a, b, by="class"))
     found = {part: (r.n, r.a, r.b) for (*_, part), r in short.items() if part}
     assert found == {"x": (1, 0.0, 1.0), "y": (2, 0.5, 0.5)}
-    with pytest.raises(ConfigError, match="--by 'clas': no record has it; did you mean 'class'?"):
+    with pytest.raises(ConfigError, match=r"--by 'clas': unknown; did you mean 'class'\?"):
         compare(a, b, by="clas")
 
 
+def test_rows_are_split_by_class_and_tags_only(tmp_path):
+    a = store(tmp_path, "a", records([1, 0], predicted=["x", "y"], rank=[1, 2]))
+    for name in ("foo", "predicted", "rank"):
+        with pytest.raises(ConfigError) as error:
+            compare(a, a, by=name)
+        assert str(error.value) == f"--by '{name}': unknown; choose from: class, tags"
+    with pytest.raises(ConfigError, match="--by tags: no metric of these results can be split"):
+        compare(a, a, by="tags")
+
+
 def test_a_mean_over_classes_has_no_row_for_one_class(tmp_path):
-    own = records([1, 0], **{"class": ["x", "y"]})
-    a = store(tmp_path, "a", own, macro={"acc1": "class"})
-    assert list(rows_of(compare(a, a, by="class"))) == [("digits", "zero_shot", "acc1", "")]
+    own = [{"id": name, "class": name, "values": {"mpcr": 1.0, "acc1": 1.0}} for name in ("x", "y")]
+    a = store(tmp_path, "a", own, macro={"mpcr": "class"})
+    found = [(metric, part) for _, _, metric, part in rows_of(compare(a, a, by="class"))]
+    assert found == [("mpcr", ""), ("acc1", ""), ("acc1", "x"), ("acc1", "y")]
 
 
 def test_several_models_at_a_place_are_listed(tmp_path):

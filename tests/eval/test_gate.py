@@ -1,5 +1,7 @@
 """Gates: which rules hold, what they match, and that nothing misspelt passes."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -135,8 +137,13 @@ def test_the_reason_shows_what_was_found(tmp_path):
     new, old = drop(tmp_path, 40)
     (check,) = run_gates(gates(tmp_path, "{metric: acc1, max_drop: 0.01}"), new, old).checks
     assert check.rule == "max_drop 0.01"
-    assert check.reason.startswith("0.5000 -> 0.4600, change for the better -0.0400 [-0.05")
-    assert check.reason.endswith("], 1000 pairs")
+    assert re.fullmatch(
+        r"0\.5000 -> 0\.4600, drop 0\.0400 \[0\.02.., 0\.05..\], 1000 pairs", check.reason
+    )
+    (check,) = run_gates(gates(tmp_path, "{metric: acc1, max_drop: 0.01}"), old, new).checks
+    assert re.search(r", gain 0\.0400 \[0\.02.., 0\.05..\],", check.reason)
+    (check,) = run_gates(gates(tmp_path, "{metric: acc1, max_drop: 0}"), new, new).checks
+    assert ", drop 0.0000 [" in check.reason
 
 
 def test_few_samples_that_agree_do_not_show_that_nothing_dropped(tmp_path):
@@ -151,7 +158,7 @@ def test_a_drop_that_the_comparison_does_not_show_is_not_real(tmp_path, after):
         own = [{"id": str(i), "values": {"ndcg": v}} for i, v in enumerate(values)]
         store(tmp_path / folder, folder, own)
     places = tmp_path / "new", tmp_path / "old"
-    assert compare(*places[::-1]).rows[0].verdict == "no difference shown"
+    assert compare(*places[::-1]).rows[0].verdict == "-"
     rule = "metric: ndcg, max_drop: 0.01"
     assert run_gates(gates(tmp_path, f"{{{rule}}}"), *places).passed
     assert not run_gates(gates(tmp_path, f"{{{rule}, strict: true}}"), *places).passed
@@ -267,10 +274,15 @@ def test_the_baseline_of_the_file_and_of_the_command(tmp_path, monkeypatch):
     path = gates(tmp_path, "{metric: acc1, max_drop: 0.01}")
     with pytest.raises(ConfigError, match=r"gates\.0\.max_drop needs a baseline.*--baseline"):
         run_gates(path, new)
-    path.write_text(f"baseline: {old.name}\n" + path.read_text())
+    text = path.read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for place in (old.name, old):  # from the file's folder, or absolute
+        path.write_text(f"baseline: {place}\n{text}")
+        assert not run_gates(path, new).passed
+        assert run_gates(path, new, new).passed
     monkeypatch.chdir(tmp_path)
-    assert not run_gates(path, new).passed
-    assert run_gates(path, new, new).passed
+    assert run_gates(path, new, "new").passed  # an argument is from the working directory
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Checkpoints, summary and trends of a report."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -86,10 +87,16 @@ def test_bars_of_other_numbers_run_over_the_row(tmp_path):
     assert alone.rows[0].values[0].bar is None and alone.rows[0].values[0].interval
 
 
-def test_n_and_nan_rate_have_no_row(tmp_path):
-    (one,) = results(tmp_path, ("a", None, 0.5), nan_rate=0.0)
+def test_counts_and_nan_rate_have_no_row(tmp_path):
+    (one,) = results(tmp_path, ("a", None, 0.5), nan_rate=0.0, captions=50)
     (group,) = report_data.summarise([one], [report_data.checkpoint_of(one)])
     assert [row.metric for row in group.rows] == ["acc1"]
+
+
+def test_numbers_of_a_table_have_four_decimals():
+    shown = report_data.value(0.0008682, 1.111e-07, 123.456)
+    assert (shown.text, shown.interval) == ("0.0009", "0.0000 – 123.4560")
+    assert report_data.value(7, math.nan, math.nan).text == "7"
 
 
 def test_the_newest_of_each_run_and_all_of_few(tmp_path):
@@ -103,7 +110,7 @@ def test_the_newest_of_each_run_and_all_of_few(tmp_path):
 
 def test_a_result_given_twice_stands_once_the_last(tmp_path):
     a, b = results(tmp_path, ("a", 1, 0.5), ("a", 1, 0.6))
-    assert report_data.checked([a, b]) == [b]
+    assert report_data.last_given([a, b]) == [b]
 
 
 def test_results_of_a_data_set_stand_together(tmp_path):
