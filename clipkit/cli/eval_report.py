@@ -40,4 +40,6 @@ def report(
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from None
     size = out.stat().st_size
-    print(f"{out}: {len(found)} results, {size / 1e6:.1f} MB; open it in any browser")
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    count = f"{len(found)} result{'s' if len(found) != 1 else ''}"
+    print(f"{out}: {count}, {shown}; open it in any browser")
