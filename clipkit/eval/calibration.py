@@ -1,6 +1,6 @@
 """Calibration of zero-shot probabilities, as learned and after temperature scaling.
 
-Shapes: n images, k of them evaluated, C classes.
+Shapes: n images, C classes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _KINDS: tuple[Bins, Bins] = ("mass", "width")
 class CalibrationEval:
     """ECE, Brier score and NLL of zero-shot softmax at the learned and at a fitted temperature.
 
-    The temperature is fitted by NLL on a seeded half of the images; all metrics, those at the
-    learned scale too, are of the other half. Names that begin with "fitted_" are after the fit.
-    ece_mass has bins of equal numbers of images, ece_width bins of equal width.
+    The temperature is fitted by NLL on each of two seeded halves of the images and used on the
+    other one. Names that begin with "fitted_" are after the fit. A half without a best temperature,
+    as where every image is right, keeps the learned one; `details["fit"]` says so. ece_mass has
+    bins of equal numbers of images, ece_width bins of equal width.
 
     Args:
         split: Folder or file prefix of the shards below the data folder.
@@ -78,11 +79,8 @@ class CalibrationEval:
         labels = torch.tensor(folder.labels())
         classes = class_features(model, folder.classnames, folder.templates)
         scores = exact_scores(model.images(folder), classes)  # (n, C)
-        order = np.random.default_rng(self.seed).permutation(len(folder))
-        half = len(order) // 2
-        fit, test = order[:half], np.sort(order[half:])
-        scales = {"": model.logit_scale, "fitted_": fit_scale(scores[fit], labels[fit])}
-        scores, labels = scores[test], labels[test]
+        fitted, fits = cross_fit(scores, labels, model.logit_scale, self.seed)
+        scales: dict[str, float | Tensor] = {"": model.logit_scale, "fitted_": fitted}
         sides = {name: _side(scores, labels, scale) for name, scale in scales.items()}
         right = (label_ranks(scores, labels) < 1).double()
         rival = scores.scatter(1, labels[:, None], float("-inf")).max(dim=1).values
@@ -92,24 +90,23 @@ class CalibrationEval:
         values = {k: v.tolist() for k, v in columns.items() if not k.endswith("confidence")}
         records = [
             {
-                "id": folder.keys[i],
+                "id": key,
                 "class": folder.classnames[int(labels[row])],
                 "confidence": float(columns["confidence"][row]),
                 "fitted_confidence": float(columns["fitted_confidence"][row]),
                 "values": {k: v[row] for k, v in values.items()},
             }
-            for row, i in enumerate(test.tolist())
+            for row, key in enumerate(folder.keys)
         ]
         metrics, intervals, curves = self._errors(sides, right.numpy())
-        named = zip(("learned", "fitted"), scales.values())
         return EvalResult.from_records(
             "calibration",
             self.name,
             records,
             metrics=metrics,
             intervals=intervals,
-            details={"logit_scales": dict(named), "reliability": curves},
-            provenance=self._provenance(folder, len(fit), len(test)),
+            details={"logit_scale": model.logit_scale, "fit": fits, "reliability": curves},
+            provenance=self._provenance(folder),
         )
 
     def _errors(
@@ -134,19 +131,45 @@ class CalibrationEval:
                 curves[f"{name or 'learned_'}{kind}"] = curve
         return metrics, intervals, curves
 
-    def _provenance(self, folder: WdsFolder, fitted: int, tested: int) -> dict[str, Any]:
+    def _provenance(self, folder: WdsFolder) -> dict[str, Any]:
         return {
             **folder_facts(folder),
             "bins": self.bins,
-            "images_fitted": fitted,
-            "images_evaluated": tested,
             "scale_limits": list(SCALES),
             "seed": self.seed,
         }
 
 
-def _side(scores: Tensor, labels: Tensor, scale: float) -> dict[str, Tensor]:
-    """(k,) confidence, NLL and Brier score at one scale."""
+def cross_fit(
+    scores: Tensor, labels: Tensor, learned: float, seed: int
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Scales fitted on the half of the images that each is not in.
+
+    Args:
+        scores: (n, C) cosines.
+        labels: (n,).
+        learned: Scale that stays where a half has no best one.
+        seed: Of the halves.
+
+    Returns:
+        (n, 1) fp64 scales, and of each half its images, its scale and how that was found.
+    """
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(scores)))
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    scales, fits = torch.empty(len(scores), 1, dtype=torch.float64), []
+    for fit, test in (halves, halves[::-1]):
+        found, how = fit_scale(scores[fit], labels[fit]), "least NLL"
+        if found is None:
+            right = bool((label_ranks(scores[fit], labels[fit]) < 1).all())
+            reason = "every image is right" if right else f"no best scale within {SCALES}"
+            found, how = learned, f"kept: {reason}"
+        scales[test] = found
+        fits.append({"images": len(fit), "logit_scale": found, "fit": how})
+    return scales, fits
+
+
+def _side(scores: Tensor, labels: Tensor, scale: float | Tensor) -> dict[str, Tensor]:
+    """(n,) confidence, NLL and Brier score at one scale or (n, 1)."""
     log_p = log_probabilities(scores, scale)
     return {
         "confidence": log_p.max(dim=1).values.exp(),

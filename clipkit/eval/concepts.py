@@ -115,20 +115,20 @@ def _unit(rows: Tensor, centred: bool) -> Tensor:
 
 
 def read_concepts(path: Path) -> list[str]:
-    """Concepts of a text file, one a line; blank lines do not count.
+    """Concepts of a text file, one a line; only a line feed ends one, blank lines do not count.
 
     Raises:
         DataError: No such file, no concept in it, or one twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(
             f"{path}: cannot be read ({reason}); write one concept a line there, or name the "
             f"file with concepts="
         ) from None
-    found = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [line.strip() for line in text.split("\n") if line.strip()]
     if not found:
         raise DataError(f"{path}: is empty; write one concept a line")
     word, count = Counter(found).most_common(1)[0]

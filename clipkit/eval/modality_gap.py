@@ -36,7 +36,7 @@ from clipkit.eval.geometry import (
     separability,
     uniformity_interval,
 )
-from clipkit.eval.intervals import Interval, mean_interval, numbered, wilson
+from clipkit.eval.intervals import Interval, wilson
 
 _POINTS = 400
 
@@ -63,7 +63,9 @@ class ModalityGapEval:
 
     Pairs are each image with each of its captions, or with the prompt of its class by the first
     template. Images and texts count once in what concerns one modality alone. Intervals are over
-    images; a text counts with the first image that has it.
+    images; a text counts with the first image that has it. The interval of linear_separability is
+    Wilson's over groups of images that share no text: two unseen classes show little, however many
+    images they have.
 
     Args:
         split: Folder or file prefix of the shards below the data folder.
@@ -126,9 +128,8 @@ class ModalityGapEval:
         found = {**_unimodal(pairs), **_crossmodal(pairs, cross)}
         intervals = {name: bounds for name, (_, bounds) in found.items()}
         intervals["matched_auroc"] = _auroc_interval(pairs, cross)
-        intervals["linear_separability"] = mean_interval(
-            right, numbered(pairs.components[tested].tolist())
-        )
+        clusters = len(np.unique(pairs.components[tested]))
+        intervals["linear_separability"] = wilson(float(right.mean()), clusters)
         return EvalResult.from_records(
             "modality_gap",
             self.name,

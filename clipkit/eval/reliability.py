@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 from torch import Tensor
 
 from clipkit.eval.intervals import Interval, Z
@@ -23,8 +23,8 @@ Bins = Literal["mass", "width"]
 SCALES = (1e-2, 1e4)  # between which a scale of cosines is sought
 
 
-def log_probabilities(scores: Tensor, scale: float) -> Tensor:
-    """(n, C) cosines -> (n, C) fp64 log softmax of scale * cosine."""
+def log_probabilities(scores: Tensor, scale: float | Tensor) -> Tensor:
+    """(n, C) cosines -> (n, C) fp64 log softmax of scale * cosine, one scale or (n, 1)."""
     return torch.log_softmax(scale * scores.double(), dim=1)
 
 
@@ -40,18 +40,21 @@ def brier_scores(log_p: Tensor, labels: Tensor) -> Tensor:
     return (errors**2).sum(dim=1)
 
 
-def fit_scale(scores: Tensor, labels: Tensor) -> float:
-    """The scale of cosines, 0.01 .. 10000, of least log loss; the inverse of a temperature.
+def fit_scale(scores: Tensor, labels: Tensor) -> float | None:
+    """The scale of cosines of least log loss; the inverse of a temperature.
 
-    The loss is convex in the scale. Where every image is right it falls for ever: the upper end.
+    The loss is convex in the scale. Where every image is right it falls for ever, where the scores
+    say nothing of the labels it rises: None if it has no minimum between 0.01 and 10000.
     """
-    found = minimize_scalar(
-        lambda log: float(log_losses(log_probabilities(scores, math.exp(log)), labels).mean()),
-        bounds=(math.log(SCALES[0]), math.log(SCALES[1])),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
-    return math.exp(float(found.x))
+    ahead = scores.double() - scores.double().gather(1, labels[:, None])  # (n, C)
+
+    def slope(log: float) -> float:
+        return float((log_probabilities(scores, math.exp(log)).exp() * ahead).sum())
+
+    low, high = math.log(SCALES[0]), math.log(SCALES[1])
+    if not slope(low) < 0 < slope(high):
+        return None
+    return math.exp(float(brentq(slope, low, high)))
 
 
 def bin_numbers(confidence: np.ndarray, bins: int, kind: Bins) -> np.ndarray:

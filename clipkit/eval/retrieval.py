@@ -18,7 +18,7 @@ from clipkit.data.wds_folder import WdsFolder, open_folder
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.classification import folder_facts
 from clipkit.eval.embed import Embedder
-from clipkit.eval.intervals import RESAMPLES, Interval, mean_interval, numbered
+from clipkit.eval.intervals import RESAMPLES, Interval, numbered
 from clipkit.retrieval.ranks import Side, rank_sides
 from clipkit.retrieval.top_k import top_k
 
@@ -32,7 +32,8 @@ class RetrievalEval:
     """Recall@k and ranks of image-text retrieval, both ways; ties count as wrong.
 
     text_retrieval_recall@k: an image finds a caption of its own; image_retrieval_recall@k: the
-    other way. A caption that several images share is one target and a positive of each of them.
+    other way; mean_recall@1 is the mean of both. A caption that several images share is one target
+    and a positive of each of them.
 
     Args:
         split: Folder or file prefix of the shards below the data folder.
@@ -63,7 +64,7 @@ class RetrievalEval:
         for record, owner in zip(text_records, matching.owners):
             if owner is not None:
                 record["cluster"] = owner
-        metrics, intervals = _no_means(image_records, text_records)
+        metrics, intervals = _medians(image_records, text_records)
         keys, captions, pairs = matching.keys, matching.texts, matching.pairs
         ways = [
             Way("id", keys, captions, images, texts, pairs, to_text.ranks),
@@ -73,6 +74,7 @@ class RetrievalEval:
             "zeroshot_retrieval",
             self.name,
             image_records + text_records,
+            macro={"mean_recall@1": "unit"},
             metrics={"n": len(keys), "captions": len(captions), **metrics},
             intervals=intervals,
             counts={"text_median_rank": len(keys), "image_median_rank": len(captions)},
@@ -124,16 +126,17 @@ def _records(wanted: str, unit: str, ids: list[str], side: Side) -> list[Record]
                 **{f"{wanted}_retrieval_recall@{k}": float(rank < k) for k in _KS},
                 f"{wanted}_mean_rank": float(rank + 1),
                 f"{wanted}_tie_rate": float(tied),
+                "mean_recall@1": float(rank < 1),
             },
         }
         for id, rank, tied in zip(ids, side.ranks.tolist(), side.tied.tolist())
     ]
 
 
-def _no_means(
+def _medians(
     images: list[Record], captions: list[Record]
 ) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Metrics that are no mean over records, with bootstrap intervals; images are the clusters."""
+    """Median ranks with bootstrap intervals; images are the clusters."""
     metrics, intervals = {}, {}
     names = numbered([r.get("cluster", (r["unit"], r["id"])) for r in captions])
     for wanted, records, clusters in (
@@ -143,15 +146,6 @@ def _no_means(
         found = np.array([r["rank"] for r in records])
         metrics[f"{wanted}_median_rank"] = float(np.median(found))
         intervals[f"{wanted}_median_rank"] = median_interval(found, clusters)
-    sides = [
-        np.array([r["values"][f"{wanted}_retrieval_recall@1"] for r in records])
-        for wanted, records in (("text", images), ("image", captions))
-    ]
-    metrics["mean_recall@1"] = float(np.mean([side.mean() for side in sides]))
-    owners = [r["id"] for r in images]  # an image is drawn together with its own captions
-    owners += [r.get("cluster", ("shared", r["id"])) for r in captions]
-    side_of = np.repeat([0, 1], [len(images), len(captions)])
-    intervals["mean_recall@1"] = mean_interval(np.concatenate(sides), numbered(owners), side_of)
     return metrics, intervals
 
 

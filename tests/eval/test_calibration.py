@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from clipkit.contracts import Outputs
 from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
-from clipkit.eval.calibration import CalibrationEval
+from clipkit.eval.calibration import CalibrationEval, cross_fit
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import wilson
 from clipkit.eval.reliability import fit_scale, log_losses, log_probabilities
@@ -52,11 +52,10 @@ def test_every_metric_has_an_interval_around_it(result_and_scores):
         assert low - 1e-9 <= result.metrics[name] <= high + 1e-9, name
 
 
-def test_only_the_other_half_is_evaluated(result_and_scores):
-    result, evaluator = result_and_scores
-    assert result.metrics["n"] == 30 and result.provenance["images_fitted"] == 30
-    order = np.random.default_rng(0).permutation(60)
-    assert [r["id"] for r in result.records] == [f"{i:04d}" for i in sorted(order[30:])]
+def test_every_image_is_evaluated_once(result_and_scores):
+    result, _ = result_and_scores
+    assert result.metrics["n"] == 60 and [f["images"] for f in result.details["fit"]] == [30, 30]
+    assert [r["id"] for r in result.records] == [f"{i:04d}" for i in range(60)]
 
 
 def test_metrics_are_those_of_the_records(result_and_scores):
@@ -68,30 +67,53 @@ def test_metrics_are_those_of_the_records(result_and_scores):
     table = F.normalize(torch.tensor([*COLORS.values()]).float() - 120, dim=1)
     sure = log_probabilities(table @ table.T, 20.0).exp().max(dim=1).values.numpy()
     assert np.isclose(confidence[:, None], sure[None], atol=1e-6).any(axis=1).all()
-    expected = abs(float((right - confidence).sum())) / 30  # one bin holds them all
+    expected = abs(float((right - confidence).sum())) / 60  # one bin holds them all
     assert result.metrics["ece_width"] == pytest.approx(expected, abs=1e-6)
-    assert result.details["reliability"]["learned_width"][0]["n"] == 30
+    assert result.details["reliability"]["learned_width"][0]["n"] == 60
 
 
 def test_fitting_helps_an_overconfident_model(result_and_scores):
     result, _ = result_and_scores
-    scales = result.details["logit_scales"]
-    assert scales["learned"] == 20 and scales["fitted"] < 10
+    assert result.details["logit_scale"] == 20
+    assert all(f["logit_scale"] < 10 and f["fit"] == "least NLL" for f in result.details["fit"])
     assert result.metrics["fitted_nll"] < result.metrics["nll"]
     assert result.metrics["fitted_ece_mass"] < result.metrics["ece_mass"]
 
 
-def test_the_scale_is_fitted_on_the_first_half_only(result_and_scores):
-    result, evaluator = result_and_scores
-    classes = np.arange(60) % 4
-    first = np.random.default_rng(0).permutation(60)[:30]
+def test_each_half_has_the_scale_fitted_on_the_other(result_and_scores):
+    result, _ = result_and_scores
+    labels = torch.arange(60) % 4
+    order = torch.from_numpy(np.random.default_rng(0).permutation(60))
     table = F.normalize(torch.tensor([*COLORS.values()]).float() - 120, dim=1)
-    seen = torch.tensor([0, 1, 0, 3])[torch.from_numpy(classes[first])]  # blue looks red
-    labels = torch.from_numpy(classes[first])
-    expected = fit_scale((table @ table.T)[seen], labels)
-    assert result.details["logit_scales"]["fitted"] == pytest.approx(expected, rel=1e-4)
-    share = [(labels == 2).double().mean(), (classes == 2).mean()]
-    assert share[0] != share[1]  # the other half would give another scale
+    scores = (table @ table.T)[torch.tensor([0, 1, 0, 3])[labels]]  # blue looks red
+    halves = order[:30], order[30:]
+    scales = [fit_scale(scores[half], labels[half]) for half in halves]
+    assert abs(scales[0] - scales[1]) > 0.1
+    assert [f["logit_scale"] for f in result.details["fit"]] == pytest.approx(scales, rel=1e-4)
+    for scale, test in zip(scales, halves[::-1]):
+        losses = log_losses(log_probabilities(scores[test], scale), labels[test])
+        found = [result.records[i]["values"]["fitted_nll"] for i in test]
+        assert found == pytest.approx(losses.tolist(), rel=1e-4)
+
+
+def test_a_half_that_is_all_right_keeps_the_learned_scale():
+    labels = torch.arange(40) % 4
+    first = np.random.default_rng(0).permutation(40)[:20]
+    scores = torch.eye(4)[labels]
+    scores[first[0]] = 1 - scores[first[0]]  # one wrong, in the first half
+    scales, fits = cross_fit(scores, labels, 7.0, seed=0)
+    assert [f["fit"] for f in fits] == ["least NLL", "kept: every image is right"]
+    assert (scales[first] == 7).all() and (scales == 7).sum() == 20
+    assert fits[1]["logit_scale"] == 7 != fits[0]["logit_scale"]
+
+
+def test_where_all_is_right_the_fitted_numbers_are_the_learned_ones(tmp_path):
+    root = write_color_set(tmp_path, [0, 1, 2, 3] * 5)
+    result = CalibrationEval(str(root), "colors").run(embedder(3.0))
+    assert {f["fit"] for f in result.details["fit"]} == {"kept: every image is right"}
+    for name in ("ece_mass", "ece_width", "nll", "brier"):
+        assert result.metrics[f"fitted_{name}"] == result.metrics[name] > 0
+        assert result.intervals[f"fitted_{name}"] == result.intervals[name]
 
 
 def test_a_class_in_second_place_is_wrong_and_no_tie(tmp_path):
@@ -124,14 +146,17 @@ def test_a_constant_model_ties_and_is_wrong(tmp_path):
     result = CalibrationEval(str(root), "colors").run(Embedder(encoder, World()))
     assert result.metrics["acc1"] == 0 and result.metrics["tie_rate"] == 1
     assert result.metrics["ece_mass"] == pytest.approx(0.25)
+    assert {f["fit"] for f in result.details["fit"]} == {
+        "kept: no best scale within (0.01, 10000.0)"
+    }
 
 
-def test_one_evaluated_image_is_not_called_certain(tmp_path):
+def test_images_that_all_agree_are_not_called_certain(tmp_path):
     root = write_color_set(tmp_path, [0, 0])
     result = CalibrationEval(str(root), "colors").run(embedder(20.0))
-    assert result.metrics["n"] == 1
+    assert result.metrics["n"] == 2
     for name in ("ece_mass", "ece_width", "fitted_ece_mass", "fitted_ece_width"):
-        assert result.intervals[name] == wilson(result.metrics[name], 1)
+        assert result.intervals[name] == wilson(result.metrics[name], 2)
 
 
 def test_refusals(tmp_path):

@@ -183,8 +183,12 @@ def test_lists_that_are_wrong_are_named(tmp_path):
     path.write_text("a leaf\nstriped\n a leaf\n")
     with pytest.raises(DataError, match="'a leaf' is there 2 times"):
         read_concepts(path)
-    path.write_text(" a leaf \n\nstriped")
-    assert read_concepts(path) == ["a leaf", "striped"]
+
+
+def test_only_a_line_feed_ends_a_concept(tmp_path):
+    path = tmp_path / "concepts.txt"
+    path.write_bytes(" a leaf \r\n\nstriped\u2028fur\rof\x0ba cat\x85".encode())
+    assert read_concepts(path) == ["a leaf", "striped\u2028fur\rof\x0ba cat"]
 
 
 def test_check_opens_set_and_list(tmp_path):

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 
 from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
+from clipkit.eval import modality_gap
 from clipkit.eval.base import column
 from clipkit.eval.embed import Embedder
+from clipkit.eval.intervals import wilson
 from clipkit.eval.modality_gap import Links, ModalityGapEval, draw_images, make_pairs, project
 from tests.fixtures_encoder import COLORS, color_encoder, write_color_set
 
@@ -70,6 +72,19 @@ def test_a_model_with_a_gap(tmp_path):
         2 - 2 * result.metrics["mean_matched_cosine"], abs=1e-6
     )
     assert result.metrics["uniformity_cross"] < -7
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 40])
+def test_groups_that_share_texts_bound_how_sure_separability_is(tmp_path, monkeypatch, wrong):
+    def found(pairs, seed):
+        tested = np.flatnonzero(np.isin(pairs.of_text, pairs.of_text.unique()[:2]))
+        return tested, np.repeat([0.5, 1.0], [wrong, len(tested) - wrong])
+
+    monkeypatch.setattr(modality_gap, "separability", found)
+    result = run(write_color_set(tmp_path, [0, 1] * 40 + [2, 3]))
+    value = 1 - wrong / 160
+    assert result.metrics["linear_separability"] == pytest.approx(value)
+    assert result.intervals["linear_separability"] == pytest.approx(wilson(value, 2))
 
 
 def test_a_constant_model_has_no_gap_and_wins_nothing(tmp_path):

@@ -105,10 +105,24 @@ def test_the_fitted_scale_is_the_one_labels_were_drawn_with():
     assert errors[1] < 0.03 < 0.2 < min(errors[0], errors[2])
 
 
-def test_a_perfect_model_wants_the_largest_scale():
-    scores = torch.eye(4)
-    assert fit_scale(scores, torch.arange(4)) > 50  # flat from where the loss is zero
-    assert math.isfinite(fit_scale(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)))
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        (torch.eye(4), torch.arange(4)),  # the loss falls for ever
+        (torch.tensor([[0.3, 0.3, 0.1]]), torch.tensor([1])),  # a tie: it falls to log 2
+        (-torch.eye(4), torch.arange(4)),  # it rises from 0 on
+        (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)),  # flat
+        (torch.ones(2, 1), torch.zeros(2, dtype=torch.int64)),  # one class
+    ],
+)
+def test_without_a_minimum_there_is_no_scale(scores, labels):
+    assert fit_scale(scores, labels) is None
+
+
+def test_a_scale_for_every_sample():
+    scores, scales = torch.rand(3, 4), torch.tensor([[1.0], [20], [3]]).double()
+    rows = [log_probabilities(row[None], float(scale)) for row, scale in zip(scores, scales)]
+    assert torch.equal(log_probabilities(scores, scales), torch.cat(rows))
 
 
 def test_bootstrap_interval_of_a_share():

@@ -10,7 +10,10 @@ import torch
 
 from clipkit.dist.group import World
 from clipkit.errors import DataError
+from clipkit.eval.base import column
 from clipkit.eval.embed import Embedder
+from clipkit.eval.paired import difference
+from clipkit.eval.paired import match as match_columns
 from clipkit.eval.retrieval import RetrievalEval, Way, examples, match, median_interval
 from tests.fixtures_encoder import color_encoder, write_color_set
 
@@ -99,6 +102,18 @@ def test_records_of_images_and_of_captions_drawn_with_their_image(tmp_path):
     for metric in ("tie_rate", "median_rank"):
         assert result.counts[f"text_{metric}"] == 3 and result.counts[f"image_{metric}"] == 5
     assert result.counts["mean_recall@1"] == 8
+
+
+def test_mean_recall_is_paired_as_the_mean_of_both_ways(tmp_path):
+    captions = ["red\nred x", "green\nshared", "blue\nshared"]
+    result = run(write_color_set(tmp_path, [0, 1, 2], captions), color_encoder())
+    recalls = [result.metrics[f"{way}_retrieval_recall@1"] for way in ("text", "image")]
+    assert recalls == pytest.approx([2 / 3, 4 / 5])  # 3 images, 5 captions: no plain mean
+    assert result.metrics["mean_recall@1"] == pytest.approx(sum(recalls) / 2)
+    found = column(result.records, "mean_recall@1", result.macro["mean_recall@1"])
+    assert found.mean == result.metrics["mean_recall@1"]
+    assert found.clusters.tolist() == [0, 1, 2, 0, 0, 1, 3, 2]
+    assert difference(match_columns(found, found)).n == 8
 
 
 def test_match_numbers_captions_by_first_occurrence():
