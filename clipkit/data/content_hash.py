@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,18 +60,36 @@ def files_hash(paths: Sequence[str | Path]) -> str:
         return hashlib.sha256("".join(pool.map(file_hash, paths)).encode()).hexdigest()
 
 
-def tree_hash(root: str | Path) -> str:
-    """One hash for a file, or for a folder's files and their names; our own indexes left out."""
+def tree_hash(root: str | Path, splits: Iterable[str] | None = None) -> str:
+    """One hash for a file, or for a folder's files and their names; our own indexes left out.
+
+    Args:
+        root: File or folder.
+        splits: Of shards that count; None counts all. Training shards beside a test split are
+            large and change no result of it.
+    """
     root = Path(root)
     if root.is_file():
         return file_hash(root)
-    files = sorted(p for p in _walk(root, set()) if ".idx.npz" not in p.name)
+    other = set() if splits is None else _other_splits(root, tuple(splits))
+    files = sorted(p for p in _walk(root, other) if ".idx.npz" not in p.name)
     names = json.dumps([str(p.relative_to(root)) for p in files])
     return hashlib.sha256(f"{names}{files_hash(files)}".encode()).hexdigest()
 
 
+def _other_splits(root: Path, splits: tuple[str, ...]) -> set[Path]:
+    """Folders of shards, and shards, right below `root` that belong to none of the splits."""
+    prefixes = tuple(f"{split}-" for split in splits)
+    return {
+        path.resolve()
+        for path in root.iterdir()
+        if (path.is_dir() and path.name not in splits and any(path.glob("*.tar")))
+        or (path.suffix == ".tar" and not path.name.startswith(prefixes))
+    }
+
+
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Files below a folder, through linked folders too, each folder once."""
+    """Files below a folder, through linked folders too, each folder once; none that is `seen`."""
     real = folder.resolve()
     if real in seen:
         return
@@ -79,5 +97,5 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.is_dir():
             yield from _walk(path, seen)
-        elif path.is_file():
+        elif path.is_file() and path.resolve() not in seen:
             yield path

@@ -53,7 +53,8 @@ def run_jobs(
     world = model.world
     for job in jobs:
         path = result_path(out, facts.name, job.evaluator.name, job.kind)
-        data = tree_hash(job.root) if world.is_main else ""
+        words = [v for v in job.arguments.values() if isinstance(v, str) and v]
+        data = tree_hash(job.root, words) if world.is_main else ""
         key = _key(job, model, data) if world.is_main else ""
         stored = _finished(path, key, model, force) if world.is_main else None
         if not world.max_int(int(stored is None and world.is_main)):

@@ -79,3 +79,20 @@ def test_linked_folders_count_and_loops_end(tmp_path):
     first = tree_hash(root)
     (other / "a").write_text("2")
     assert tree_hash(root) != first
+
+
+def test_other_splits_do_not_count(tmp_path):
+    root = tmp_path / "set"
+    for name in ("test/0.tar", "train/0.tar", "images/a.png", "val-0.tar", "classnames.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    first = tree_hash(root, ["test"])
+    for name in ("train/0.tar", "val-0.tar"):
+        (root / name).write_text("changed")
+        assert tree_hash(root, ["test"]) == first
+    assert tree_hash(root, ["test", "train"]) != first
+    assert tree_hash(root, ["test", "val"]) != first and tree_hash(root) != first
+    for name in ("test/0.tar", "images/a.png", "classnames.txt"):
+        before = tree_hash(root, ["test"])
+        (root / name).write_text("changed")
+        assert tree_hash(root, ["test"]) != before
