@@ -74,7 +74,7 @@ def test_signature_is_the_schema():
 
 
 def test_arguments_before_the_star_are_not_settings():
-    assert [p.name for p in read_part("eval", "zero_shot").parameters] == ["split", "batch_size"]
+    assert [p.name for p in read_part("eval", "zero_shot").parameters] == ["split"]
 
 
 def test_outside_kind_needs_an_extension(outside):
