@@ -20,7 +20,7 @@ from clipkit.bench.measure import extra_mb, free_mb, in_fresh_process, timed
 from clipkit.errors import ClipkitError
 from clipkit.retrieval.ranks import ranks, recall_at
 
-_BLOCK = 1024
+_BLOCK = 2048
 CASES = ("paired", "random")  # random: the positive lies among all others, where scores are dense
 _NAIVE_BYTES = 6  # per pair: fp32 scores, and a mask or two
 

@@ -46,7 +46,7 @@ def ranks(
     *,
     both: bool = True,
     world: World | None = None,
-    block: int = 1024,
+    block: int = 2048,
 ) -> tuple[Tensor, Tensor | None]:
     """(N,) ranks of the queries and (M,) of the targets; see `rank_sides`."""
     forth, back = rank_sides(queries, targets, pairs, both=both, world=world, block=block)
@@ -60,7 +60,7 @@ def rank_sides(
     *,
     both: bool = True,
     world: World | None = None,
-    block: int = 1024,
+    block: int = 2048,
 ) -> tuple[Side, Side | None]:
     """Rank of every query's best positive among the targets, and the other way round.
 
