@@ -188,22 +188,21 @@ def name_models(checkpoints: list[str], arch: str | None) -> list[tuple[str, Mod
         ConfigError: Two checkpoints would share a name.
     """
     from clipkit.checkpoint.verify import checkpoint_step
-    from clipkit.eval.suite import ModelFacts
+    from clipkit.eval.suite import ModelFacts, checkpoint_facts
     from clipkit.loading import resolve
 
     named: dict[str, tuple[str, ModelFacts]] = {}
     for place in checkpoints:
         path = resolve(place, arch)
-        step = checkpoint_step(path)
-        if step is not None:
-            name = f"{path.parent.parent.name}-{path.name}"
-        elif path.is_dir():
-            name = path.name
+        if checkpoint_step(path) is not None:
+            facts = checkpoint_facts(path)
         else:
-            name = f"{arch or 'model'}-{path.stem if path.is_file() else place}".replace("/", "-")
-        if name in named:
-            raise ConfigError(f"--checkpoint {place}: another one is named '{name}', too")
-        named[name] = (str(path), ModelFacts(name, str(path), arch or name, step))
+            stem = path.stem if path.is_file() else str(place)
+            name = path.name if path.is_dir() else f"{arch or 'model'}-{stem}".replace("/", "-")
+            facts = ModelFacts(name, str(path), arch or name)
+        if facts.name in named:
+            raise ConfigError(f"--checkpoint {place}: another one is named '{facts.name}', too")
+        named[facts.name] = (str(path), facts)
     return list(named.values())
 
 

@@ -38,7 +38,7 @@ def watch(
 ) -> None:
     """Evaluate checkpoints as they appear; ends when the run has been still for --patience."""
     from clipkit.cli.eval import Settings, plan_jobs, writable
-    from clipkit.eval.suite import ModelFacts
+    from clipkit.eval.suite import checkpoint_facts
 
     if run.exists() and not run.is_dir():
         raise ConfigError(f"{run} is no run folder")
@@ -54,8 +54,7 @@ def watch(
             done.add(step)
             folder, encoder = _load(settings, run, step, world)
             if encoder is not None:
-                facts = ModelFacts(f"{run.resolve().name}-{folder.name}", str(folder), "", step)
-                settings.evaluate(encoder, facts, jobs, world)
+                settings.evaluate(encoder, checkpoint_facts(folder), jobs, world)
         if not done:
             raise CheckpointError(f"{run}: no checkpoint appeared in {patience:g} s")
         if world.is_main:

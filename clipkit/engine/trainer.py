@@ -26,6 +26,7 @@ from clipkit.engine.strategy import Strategy
 from clipkit.eval.base import EvalResult
 from clipkit.eval.embed import Embedder
 from clipkit.eval.results import result_path, write_result
+from clipkit.eval.suite import checkpoint_facts
 from clipkit.eval.table import results_table
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.schedules import Schedule
@@ -170,12 +171,11 @@ def evaluate(run: Run) -> None:
 
 def store_results(run: Run, results: list[EvalResult]) -> None:
     """Records and details of an evaluation, for `clipkit eval report` and `compare`."""
-    folder = checkpoint_folder(run.folder, run.step)
-    name = f"{run.folder.resolve().name}-{folder.name}"
-    facts: dict[str, Any] = {"model_name": name, "model": name, "pretrained": str(folder)}
+    model = checkpoint_facts(checkpoint_folder(run.folder, run.step))
+    facts = {"model_name": model.name, "model": model.arch, "pretrained": model.place}
     for evaluator, result in zip(run.evaluators, results):
         kind = type(evaluator).__module__.removeprefix("clipkit.eval.")
-        path = result_path(run.folder / "eval", name, result.dataset, kind)
+        path = result_path(run.folder / "eval", model.name, result.dataset, kind)
         more = {"kind": kind, "step": run.step, "language": "en", "key": ""}
         write_result(path, result, {**facts, **more})
 

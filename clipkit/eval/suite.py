@@ -10,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from clipkit.checkpoint.verify import checkpoint_step
+from clipkit.config.load import read_yaml
 from clipkit.data.content_hash import tree_hash
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import digest
 from clipkit.eval.results import StoredResult, read_result, result_path, write_result
@@ -35,6 +37,17 @@ class ModelFacts:
     place: str
     arch: str
     step: int | None = None
+
+
+def checkpoint_facts(folder: Path) -> ModelFacts:
+    """A run's checkpoint; its architecture stands in the run's config.yaml."""
+    run = folder.resolve().parent.parent
+    name = f"{run.name}-{folder.name}"
+    try:
+        arch = str(read_yaml(run / "config.yaml")["model"]["arch"])
+    except (ConfigError, KeyError, TypeError):
+        arch = name
+    return ModelFacts(name, str(folder), arch, checkpoint_step(folder))
 
 
 def run_jobs(

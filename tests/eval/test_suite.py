@@ -12,7 +12,7 @@ from clipkit.eval.base import NonFiniteResult
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import FeatureCache
 from clipkit.eval.results import read_results
-from clipkit.eval.suite import ModelFacts, run_jobs
+from clipkit.eval.suite import ModelFacts, checkpoint_facts, run_jobs
 from clipkit.eval.tasks import plan
 from tests.eval import cells
 from tests.fixtures_encoder import color_encoder, write_color_set
@@ -74,6 +74,15 @@ def test_finished_tasks_stay_when_a_later_one_fails(root):
         run(root, color_encoder(broken))
     stored = read_results(root / "out")
     assert [r.dataset for r in stored] == ["colors"]
+
+
+def test_a_checkpoint_is_named_by_its_run_and_its_architecture(tmp_path):
+    folder = tmp_path / "runs" / "a" / "checkpoints" / "step_00000007"
+    folder.mkdir(parents=True)
+    assert checkpoint_facts(folder).arch == "a-step_00000007"
+    (tmp_path / "runs" / "a" / "config.yaml").write_text("model: {arch: ViT-B-32}")
+    expected = ModelFacts("a-step_00000007", str(folder), "ViT-B-32", 7)
+    assert checkpoint_facts(folder) == expected
 
 
 def test_provenance(root):
