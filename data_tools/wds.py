@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipkit.data.decode import BadSample, open_image
+from clipkit.data.bad_samples import BadSample
+from clipkit.data.decode import open_image
 from clipkit.data.wds_write import Sample, write_folder
 from clipkit.errors import DataError
 

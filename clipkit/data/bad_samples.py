@@ -1,4 +1,4 @@
-"""Counts unusable samples by cause and shard, and stops the run when there are too many."""
+"""Unusable samples: why one is, how many there are by cause and shard, and when a run must stop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from collections import Counter
 from clipkit.errors import DataError
 
 _GRACE = 1000
+
+
+class BadSample(Exception):
+    """One sample cannot be used; `cause` is a short word for the counters."""
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(detail or cause)
+        self.cause = cause
 
 
 class BadSampleCounter:

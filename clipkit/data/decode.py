@@ -14,16 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from clipkit.data.bad_samples import BadSample
+
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAX_ASPECT = 1000
-
-
-class BadSample(Exception):
-    """One sample cannot be used; `cause` is a short word for the counters."""
-
-    def __init__(self, cause: str, detail: str = "") -> None:
-        super().__init__(detail or cause)
-        self.cause = cause
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from clipkit.data.bad_samples import BadSample
 from clipkit.data.content_hash import files_hash
-from clipkit.data.decode import BadSample, check_shape, open_image
+from clipkit.data.decode import check_shape, open_image
 from clipkit.errors import DataError
 
 _MAX_BYTES = 50_000_000

@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.contracts import Batch
-from clipkit.data.bad_samples import BadSampleCounter
-from clipkit.data.decode import BadSample
+from clipkit.data.bad_samples import BadSample, BadSampleCounter
 from clipkit.data.order import Order
 from clipkit.data.samples import Sample, SampleReader, collate
 from clipkit.data.tar_index import TarIndex, manifest_hash

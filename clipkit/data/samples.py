@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from clipkit.contracts import Batch
-from clipkit.data.decode import BadSample, decode_image
+from clipkit.data.bad_samples import BadSample
+from clipkit.data.decode import decode_image
 from clipkit.data.transforms import TrainTransform
 
 SampleHook = Callable[["Sample", np.random.Generator], "Sample"]

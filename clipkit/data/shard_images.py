@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from clipkit.data.bad_samples import BadSample
 from clipkit.data.content_hash import file_hash
-from clipkit.data.decode import BadSample, check_shape, open_image
+from clipkit.data.decode import check_shape, open_image
 from clipkit.data.eval_sets import types_of
 from clipkit.data.shards import expand_shards, is_url
 from clipkit.data.tar_index import TarIndex, load_indexes

@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clipkit.contracts import Batch
-from clipkit.data.bad_samples import BadSampleCounter
-from clipkit.data.decode import BadSample
+from clipkit.data.bad_samples import BadSample, BadSampleCounter
 from clipkit.data.loader import Delivered, admit, begin_worker, check_state, start_workers
 from clipkit.data.samples import Sample, SampleReader, collate
 from clipkit.data.shards import check_deal

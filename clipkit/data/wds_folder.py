@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from clipkit.config.parts import suggest
+from clipkit.data.bad_samples import BadSample
 from clipkit.data.content_hash import files_hash
-from clipkit.data.decode import BadSample, check_shape, open_image
+from clipkit.data.decode import check_shape, open_image
 from clipkit.data.tar_index import TarIndex, load_indexes
 from clipkit.errors import DataError
 

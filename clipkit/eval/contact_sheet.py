@@ -8,7 +8,7 @@ from html import escape
 
 from PIL import Image
 
-from clipkit.data.decode import BadSample
+from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_images import read_image
 from clipkit.data.tar_index import TarIndex, load_index
 from clipkit.errors import DataError

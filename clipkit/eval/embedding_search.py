@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.decode import BadSample, open_image
+from clipkit.data.bad_samples import BadSample
+from clipkit.data.decode import open_image
 from clipkit.errors import CheckpointError, DataError
 from clipkit.eval.embed import Embedder
 from clipkit.eval.embedding_folder import EmbeddingFolder

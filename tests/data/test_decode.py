@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkit.data.decode import BadSample, _jpeg_pixels, decode_image, open_image
+from clipkit.data.bad_samples import BadSample
+from clipkit.data.decode import _jpeg_pixels, decode_image, open_image
 from tests.fixtures_shards import image_bytes
 
 LIMITS = {"max_pixels": 1_000_000, "max_bytes": 1_000_000}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipkit.data.decode import BadSample
+from clipkit.data.bad_samples import BadSample
 from clipkit.data.samples import Sample, SampleReader, collate
 from clipkit.data.transforms import TrainTransform
 from tests.fixtures_shards import image_bytes, number_tokenizer, small_reader
