@@ -54,12 +54,14 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
                     count, last = count + 1, key
             stream.flush()
             os.fsync(stream.fileno())
+        digest = hashlib.sha256()
         with temporary.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            while block := stream.read(1 << 20):
+                digest.update(block)
         size = temporary.stat().st_size
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return ShardFacts(count, size, digest)
+    return ShardFacts(count, size, digest.hexdigest())
