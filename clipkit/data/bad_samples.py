@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from clipkit.errors import DataError
 
 _GRACE = 1000
+_KEPT_SHARDS = 1000
 
 
 class BadSample(Exception):
@@ -18,44 +22,163 @@ class BadSample(Exception):
         self.cause = cause
 
 
+class BadRecord(NamedTuple):
+    """A sample that was met and not used.
+
+    Attributes:
+        shard, cause: Where it lies and what is wrong with it.
+        key: Its key.
+        source: Name of its source.
+        step, row: Place in the order: row of a global batch, both from 0; -1: not known.
+        substitute: Id of the sample that was trained instead; -1: not known.
+    """
+
+    shard: str
+    cause: str
+    key: str = ""
+    source: str = ""
+    step: int = -1
+    row: int = -1
+    substitute: int = -1
+
+
+@dataclass
+class BadTotals:
+    """How many samples were delivered, and how many were not usable.
+
+    Attributes:
+        seen: Delivered samples.
+        causes, shards: Unusable ones, counted both ways.
+    """
+
+    seen: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    shards: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """Unusable samples."""
+        return sum(self.causes.values())
+
+    def count(self, shard: str, cause: str, samples: int = 1) -> None:
+        """Note unusable samples of one shard."""
+        self.causes[cause] += samples
+        self.shards[shard] += samples
+
+    def plus(self, other: BadTotals) -> BadTotals:
+        """Both together."""
+        return BadTotals(
+            self.seen + other.seen, self.causes + other.causes, self.shards + other.shards
+        )
+
+    def over(self, max_fraction: float) -> bool:
+        """Whether they are too many; fewer than 1,000 seen samples count as 1,000."""
+        return self.total > max_fraction * max(self.seen, _GRACE)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers; of the shards only the worst 1,000."""
+        shards = dict(self.shards.most_common(_KEPT_SHARDS))
+        return {"seen": self.seen, "causes": dict(self.causes), "shards": shards}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any] | None) -> BadTotals:
+        """What `as_json` gave; nothing for None."""
+        if not data:
+            return cls()
+        return cls(int(data["seen"]), Counter(data["causes"]), Counter(data["shards"]))
+
+    def text(self) -> str:
+        """How many, why and where."""
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.causes.most_common(5))
+        worst = ", ".join(os.path.basename(shard) for shard, _ in self.shards.most_common(3))
+        drawn = self.seen + self.total
+        return f"{self.total} of {drawn} samples are unusable ({causes}; worst shards: {worst})"
+
+    def message(self, max_fraction: float) -> str:
+        """One line for the run that ends."""
+        return (
+            f"{self.text()}, over data.max_bad_fraction={max_fraction}; "
+            f"mend the shards or raise the limit"
+        )
+
+
 class BadSampleCounter:
     """Running totals of one rank.
 
     Args:
         max_fraction: Share of bad samples that ends the run. It is held against at least
             1,000 samples, so that one bad file in the first batch does not end it.
+        world_size: Ranks that deliver as many samples as this one. Alone it ends the run only
+            when its own bad samples are too many for all of them.
+
+    Attributes:
+        own: Of this rank since the start of the process.
+        before: Of all ranks, up to the checkpoint the run went on from.
+        sink: Called with each record.
     """
 
-    def __init__(self, max_fraction: float) -> None:
-        self.max_fraction = max_fraction
-        self.seen = 0
-        self.causes: Counter[str] = Counter()
-        self.shards: Counter[str] = Counter()
+    def __init__(self, max_fraction: float, world_size: int = 1) -> None:
+        self.max_fraction, self.world_size = max_fraction, world_size
+        self.own, self.before = BadTotals(), BadTotals()
+        self.sink: Callable[[BadRecord], None] | None = None
+
+    @property
+    def seen(self) -> int:
+        """Samples this rank delivered since its start."""
+        return self.own.seen
 
     @property
     def total(self) -> int:
-        """Bad samples so far."""
-        return sum(self.causes.values())
+        """Bad samples of this rank since its start."""
+        return self.own.total
 
-    def add(self, seen: int, bad: list[tuple[str, str]]) -> None:
-        """Count `seen` delivered samples and the (shard, cause) of those that were replaced.
+    @property
+    def causes(self) -> Counter[str]:
+        """Of this rank since its start."""
+        return self.own.causes
+
+    @property
+    def shards(self) -> Counter[str]:
+        """Of this rank since its start."""
+        return self.own.shards
+
+    def add(self, seen: int, bad: Iterable[tuple[Any, ...]]) -> None:
+        """Count `seen` delivered samples and the records (shard, cause, ...) of bad ones.
 
         Raises:
             DataError: Over the limit; names rate, causes and the worst shards.
         """
-        self.seen += seen
-        for shard, cause in bad:
-            self.causes[cause] += 1
-            self.shards[shard] += 1
-        if bad and self.total > self.max_fraction * max(self.seen, _GRACE):
-            raise DataError(self.message())
+        self.own.seen += seen
+        before = self.own.total
+        for fields in bad:
+            record = BadRecord(*fields)
+            self.own.count(record.shard, record.cause)
+            if self.sink is not None:
+                self.sink(record)
+        if self.own.total > before:
+            self._check()
 
-    def message(self) -> str:
-        """One line that says how many, why and where."""
-        causes = ", ".join(f"{count} {cause}" for cause, count in self.causes.most_common(3))
-        worst = ", ".join(os.path.basename(shard) for shard, _ in self.shards.most_common(3))
-        return (
-            f"{self.total} of {self.seen + self.total} samples are unusable "
-            f"({causes}; worst shards: {worst}), "
-            f"over data.max_bad_fraction={self.max_fraction}; mend the shards or raise the limit"
-        )
+    def _check(self) -> None:
+        all_seen = BadTotals(self.own.seen * self.world_size, self.own.causes, self.own.shards)
+        totals = self.before.plus(all_seen)
+        if totals.over(self.max_fraction):
+            raise DataError(totals.message(self.max_fraction))
+
+
+def check_lost(lost: Iterable[tuple[str, str, int]], held: int, max_fraction: float) -> BadTotals:
+    """Samples known to be missing before any is read.
+
+    Args:
+        lost: (shard, cause, samples).
+        held: Samples that are there.
+        max_fraction: Share of both that ends the run.
+
+    Raises:
+        DataError: Over the limit; names causes and the worst shards.
+    """
+    totals = BadTotals(held)
+    for shard, cause, samples in lost:
+        totals.count(shard, cause, samples)
+    if totals.total > max_fraction * (held + totals.total):
+        raise DataError(totals.message(max_fraction))
+    return totals
