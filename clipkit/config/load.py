@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,7 @@ from clipkit.config.schema import RunConfig
 from clipkit.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_PATTERNS = re.compile(r"data\.(train|sources\.\d+\.shards)\b")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -109,7 +110,7 @@ def expand_variables(value: Any, where: str) -> Any:
         return [expand_variables(v, f"{where}.{i}") for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
-    patterns = where.startswith("data.train")  # a folder's own [x] is no character class
+    patterns = _PATTERNS.match(where)  # a folder's own [x] is no character class
 
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -124,7 +125,11 @@ def expand_variables(value: Any, where: str) -> Any:
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     model: Any = RunConfig
+    inside = False  # a list or mapping: the next step is an index or a name
     for step in location:
+        if inside:
+            inside = False
+            continue
         field = (
             model.model_fields.get(step)
             if isinstance(model, type) and issubclass(model, BaseModel)
@@ -132,6 +137,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         )
         if field is None:
             return []
+        inside = get_origin(field.annotation) in (tuple, dict)
         candidates = [field.annotation, *get_args(field.annotation)]
         model = next(
             (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
@@ -146,7 +152,8 @@ def _first_problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{place}: unknown key{suggest(str(location[-1]), _keys_at(location[:-1]))}"
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"]) if not place else f"{place}: {first['ctx']['error']}"
+        text = str(first["ctx"]["error"])
+        return text if not place or text.startswith(place) else f"{place}: {text}"
     return f"{place}: {first['msg']} (got {first['input']!r})"
 
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from clipkit.config.data_section import DataSection
+from clipkit.config.section import Section
 
 PartSpec = dict[str, Any]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunSection(Section):
@@ -67,47 +64,6 @@ class ModelSection(Section):
     init_logit_bias: float | None = Field(
         None, description="Set (-10) for sigmoid losses; null: no bias."
     )
-
-
-class SampleLimits(Section):
-    """Bounds on what one sample may be; beyond them it is a bad sample, never a crash."""
-
-    max_pixels: int = Field(50_000_000, gt=0)
-    max_bytes: int = Field(50_000_000, gt=0)
-
-
-class DataSection(Section):
-    """Shards, order and transforms. ${VARIABLES} are expanded in every string."""
-
-    train: tuple[str, ...] = Field((), description="Tar shards: paths, globs or {000..123} braces.")
-    eval: dict[str, str] = Field(
-        {}, description="Name -> folder in CLIP_benchmark's webdataset layout."
-    )
-    mode: Literal["indexed", "streaming"] = Field(
-        "indexed", description="indexed: exact order and resume."
-    )
-    image_keys: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
-    caption_keys: tuple[str, ...] = ("txt",)
-    workers: int = Field(2, ge=0, description="Loader processes per rank.")
-    max_bad_fraction: float = Field(
-        0.01, ge=0, le=1, description="Share of unreadable samples that stops the run."
-    )
-    crop_scale: tuple[float, float] = Field(
-        (0.9, 1.0), description="Area range of the random resized crop."
-    )
-    crop_ratio: tuple[float, float] = Field((0.75, 4 / 3), description="Aspect range of the crop.")
-    flip: float = Field(0.0, ge=0, le=1, description="Chance of a horizontal flip.")
-    streams: int | None = Field(
-        None, gt=0, description="Canonical streams of the order; null: gcd(batch, 64)."
-    )
-    window: int = Field(4096, gt=0, description="Samples per shuffle window of a stream.")
-    shuffle_buffer: int = Field(2000, gt=0, description="streaming: samples held for shuffling.")
-    limits: SampleLimits = SampleLimits()
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
 
 class OptimSection(Section):
@@ -243,6 +199,11 @@ class RunConfig(Section):
             raise ValueError(
                 "train.epochs: streaming mode has no known length; set train.total_steps"
             )
+        if train.epochs is not None and len(self.data.sources) > 1:
+            raise ValueError(
+                "train.epochs: each of several data.sources has epochs of its own; "
+                "set train.total_steps"
+            )
         if train.precision == "pure_bf16" and engine.strategy == "deepspeed":
             raise ValueError(
                 "train.precision: pure_bf16 needs engine.strategy=torch; use bf16 under deepspeed"
@@ -271,14 +232,4 @@ class RunConfig(Section):
             )
         if not self.loss:
             raise ValueError("loss: at least one loss is needed, e.g. loss: {kind: infonce}")
-        for low, high, name in (
-            (*self.data.crop_scale, "crop_scale"),
-            (*self.data.crop_ratio, "crop_ratio"),
-        ):
-            if not 0 < low <= high:
-                raise ValueError(f"data.{name}: needs 0 < low <= high, got [{low}, {high}]")
-        if self.data.crop_scale[1] > 1:
-            raise ValueError(
-                f"data.crop_scale: an area share cannot exceed 1, got {self.data.crop_scale[1]}"
-            )
         return self
