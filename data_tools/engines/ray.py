@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -64,5 +65,9 @@ def _start(workers: int | None) -> None:
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no cluster answers ({line})"
             ) from None
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_cpus=workers or len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
+    ray.init(
+        num_cpus=workers or len(os.sched_getaffinity(0)),
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+        **quiet,
+    )

@@ -43,18 +43,20 @@ def _job(spark: Any, task: Task) -> Outcome:
         outcome: Outcome = spark.parallelize([task], 1).map(run_task).collect()[0]
         return outcome
     except Exception as error:  # its worker died; py4j wraps that in a page of Java
-        return Outcome(error=f"its Spark task failed: {_reason(str(error))}")
+        return Outcome(error=_reason(str(error)))
 
 
 def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if "Exception:" in line]
-    return (lines[-1] if lines else text.strip().splitlines()[0])[:300]
+    """The root cause of a Java error."""
+    causes = [line for line in text.splitlines() if "Exception: " in line] or [text.strip()]
+    return (causes[-1].partition("Exception: ")[2] or causes[-1]).split(". ")[0][:200]
 
 
 def _start(workers: int | None) -> Any:
     from pyspark import SparkConf, SparkContext
 
     conf = SparkConf().setAppName("clipkit-data").set("spark.ui.enabled", "false")
+    conf.set("spark.ui.showConsoleProgress", "false")
     here = f"local[{workers or len(os.sched_getaffinity(0))}]"
     master = os.environ.get("SPARK_MASTER") or conf.get("spark.master", here) or here
     conf.setMaster(master)
