@@ -1,4 +1,4 @@
-"""Functions over shards for workers of the engines: no torch, so that they start at once."""
+"""Functions over shards for workers of the engines; heavy imports inside, to start at once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clipkit.data.shard_reader import iter_samples
-from clipkit.data.tar_index import build_index
 from clipkit.errors import DataError
-from data_tools.tables import table_path, write_table
 
 
 def digest(shard: str, out: Path, salt: str = "") -> dict[str, Any]:
-    """A table of the sha256 of each member."""
+    """A table of the sha256 of each sample."""
+    from clipkit.data.shard_reader import iter_samples
+    from clipkit.data.tar_index import build_index
+    from data_tools.tables import table_path, write_table
+
     samples = list(iter_samples(build_index(shard)))
     digests = [
         hashlib.sha256(salt.encode() + b"".join(s.members[e] for e in sorted(s.members)))
