@@ -1,0 +1,7 @@
+"""`clipkit-data filter`: tables of samples -> the list of those to keep.
+
+The stages run in this order, each over what the one before left: --where (`expression.py`), CLIP
+score (`scores.py`), MetaCLIP balancing (`balance.py`), --random (`run.py`). All of them are SQL
+over one locked duckdb connection (`pool.py`). Random choices are hashes of the sample (`draws.py`),
+so they depend neither on the order of shards nor on how samples are spread over them.
+"""
