@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from clipkit.errors import ClipkitError
+from data_tools.build.command import build
+from data_tools.filter.command import filter_command
+from data_tools.reshard.command import reshard
 from data_tools.selection_formats import SOURCES
 
 app = typer.Typer(
@@ -93,6 +96,11 @@ def selection(
     print(f"wrote {out / split}: {done.items} items over {done.images} images{left}")
     if done.note:
         print(f"note: {done.note}")
+
+
+app.command()(build)
+app.command()(reshard)
+app.command("filter")(filter_command)
 
 
 def main() -> None:
