@@ -4,6 +4,8 @@ Per epoch the shards are permuted and their samples laid on one line; the line i
 streams; within a stream, windows of W samples are permuted. Global batch t takes the next B / C
 samples of each stream. Rank and worker count never enter, and any position is reached in O(1).
 Left out of an epoch: fewer than B + C samples, others each time.
+
+A draw is numbered 0, 1, ... without end; it stands for an (epoch, place on that epoch's line).
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from clipkit.errors import DataError
 
-_CACHED_WINDOWS = 1024
+_CACHED_WINDOWS = 64  # at least; two of each stream
+_CACHED_EPOCHS = 4
 
 
 class Order:
@@ -63,6 +67,10 @@ class Order:
         self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the caches: a worker fills its own."""
+        return {**self.__dict__, "_epochs": OrderedDict(), "_windows": OrderedDict()}
+
     def _line(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(permuted shard numbers, line position at which each begins) of an epoch."""
         if epoch not in self._epochs:
@@ -71,43 +79,73 @@ class Order:
             )
             begins = np.concatenate([[0], np.cumsum(self.counts[shards])])
             self._epochs[epoch] = (shards, begins)
-            while len(self._epochs) > 2:
+            while len(self._epochs) > _CACHED_EPOCHS:
                 self._epochs.popitem(last=False)
+        self._epochs.move_to_end(epoch)
         return self._epochs[epoch]
 
     def _window(self, epoch: int, stream: int, number: int) -> np.ndarray:
-        """Permuted offsets of one window within its stream."""
+        """Permuted offsets within one window of one stream."""
         key = (epoch, stream, number)
         if key not in self._windows:
-            start = number * self.window
-            length = min(self.window, self.stream_length - start)
-            generator = np.random.Generator(np.random.PCG64([self.seed, epoch, stream, number]))
-            self._windows[key] = start + generator.permutation(length)
+            length = min(self.window, self.stream_length - number * self.window)
+            generator = np.random.Generator(np.random.PCG64([self.seed, *key]))
+            # Hundreds are kept, by each worker: two bytes an entry instead of eight.
+            self._windows[key] = generator.permutation(length).astype(np.min_scalar_type(length))
             while len(self._windows) > max(_CACHED_WINDOWS, 2 * self.streams):
                 self._windows.popitem(last=False)
+        self._windows.move_to_end(key)
         return self._windows[key]
+
+    def draw(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What each draw stands for.
+
+        Args:
+            numbers: (n,) int64 draws, in any order.
+
+        Returns:
+            (epochs, places on their lines): (n,) int64 each.
+        """
+        epoch, within = np.divmod(numbers, self.batches_per_epoch * self.batch)
+        t, row = np.divmod(within, self.batch)
+        stream, offset = np.divmod(row, self.per_batch)
+        window, inside = np.divmod(t * self.per_batch + offset, self.window)
+        keys = np.stack([epoch, stream, window])
+        by_window = np.lexsort(keys[::-1])
+        keys = keys[:, by_window]
+        first = np.ones(len(numbers), dtype=bool)  # of its window, in that sorting
+        first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
+        begins = np.flatnonzero(first)
+        places = stream * self.stream_length + window * self.window
+        for key, here in zip(keys[:, begins].T.tolist(), np.split(by_window, begins[1:])):
+            places[here] += self._window(*key)[inside[here]]
+        return epoch, places
 
     def line_positions(self, step: int, rows: slice) -> tuple[int, np.ndarray]:
         """Epoch, and the place on that epoch's line of rows `rows` of global batch `step`."""
-        epoch, t = divmod(step, self.batches_per_epoch)
-        row = np.arange(rows.start, rows.stop)
-        stream, offset = row // self.per_batch, t * self.per_batch + row % self.per_batch
-        places = np.empty(len(row), dtype=np.int64)
-        for s in np.unique(stream):
-            for w in np.unique(offset[stream == s] // self.window):
-                here = (stream == s) & (offset // self.window == w)
-                places[here] = (
-                    s * self.stream_length
-                    + self._window(epoch, s, w)[offset[here] - w * self.window]
-                )
-        return epoch, places
+        numbers = step * self.batch + np.arange(rows.start, rows.stop)
+        return step // self.batches_per_epoch, self.draw(numbers)[1]
 
-    def locate(self, epoch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(shard, index within it, id over the data set) of places on an epoch's line."""
-        shards, begins = self._line(epoch)
-        slot = np.searchsorted(begins, places, side="right") - 1
-        shard, index = shards[slot], places - begins[slot]
-        return shard, index, self._first_id[shard] + index
+    def locate(
+        self, epochs: np.ndarray | int, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples at places on the lines of epochs.
+
+        Args:
+            epochs: (n,) int64, or one for all.
+            places: (n,) int64.
+
+        Returns:
+            (part, row within it, id over the data set): (n,) int64 each.
+        """
+        epochs = np.broadcast_to(epochs, places.shape)
+        part, row = np.empty_like(places), np.empty_like(places)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            shards, begins = self._line(int(epoch))
+            slot = np.searchsorted(begins, places[here], side="right") - 1
+            part[here], row[here] = shards[slot], places[here] - begins[slot]
+        return part, row, self._first_id[part] + row
 
     def substitute(self, place: int, attempt: int) -> int:
         """The place that stands in for a bad one: the `attempt`-th next in its stream, cyclic."""
