@@ -169,12 +169,11 @@ class Mixture:
 
 def order_for_mixture(
     counts: Sequence[int],
+    *,
     seed: int,
-    global_batch_size: int,
+    number: int,
     streams: int | None = None,
     window: int = 4096,
-    *,
-    number: int = 0,
 ) -> Order:
     """Order of one source of several; it may be smaller than a global batch.
 
@@ -185,10 +184,9 @@ def order_for_mixture(
     Args:
         counts: Samples of each part.
         seed: Of the run; source 0 keeps it, any other has its own drawn from it.
-        global_batch_size: B.
-        streams: At most; None: 64, or B if that is less.
-        window: Samples per permuted window of a stream.
         number: Which source of the run this is.
+        streams: At most; None: 64.
+        window: Samples per permuted window of a stream.
 
     Raises:
         DataError: No samples.
@@ -199,7 +197,7 @@ def order_for_mixture(
     if number:
         state = np.random.SeedSequence([seed, 2, number]).generate_state(1, np.uint64)
         seed = int(state[0] >> np.uint64(1))
-    streams = max(1, min(streams or _STREAMS, global_batch_size, total // window))
+    streams = max(1, min(streams or _STREAMS, total // window))
     return Order(counts, seed=seed, global_batch_size=streams, streams=streams, window=window)
 
 
