@@ -20,7 +20,7 @@ class RawSample:
     Attributes:
         row: Number within its shard, by the index.
         key: Its key.
-        members: Extension -> bytes; of the allowed ones.
+        members: Extension -> bytes; of the allowed ones, and of equal extensions the first.
         too_large: Extensions left out because of their size.
     """
 
@@ -60,19 +60,14 @@ def _read(
 ) -> RawSample:
     members: dict[str, bytes] = {}
     too_large = []
-    for m in range(index.starts[row], index.starts[row + 1]):
-        extension = index.extensions[index.member_extension[m]]
-        if wanted is not None and extension not in wanted:
-            continue
-        size = int(index.sizes[m])
+    for extension, offset, size in index.members(row, wanted):
         if size > max_bytes:
             too_large.append(extension)
             continue
-        data = os.pread(file, size, int(index.offsets[m]))
-        if len(data) < size:
+        members[extension] = os.pread(file, size, offset)
+        if len(members[extension]) < size:
             raise DataError(
                 f"shard '{index.path}' is shorter than its index says; "
                 f"run clipkit-data index on it again"
             )
-        members[extension] = data
     return RawSample(row, str(index.keys[row]), members, tuple(too_large))

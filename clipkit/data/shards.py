@@ -1,100 +1,173 @@
-"""Shard patterns -> paths.
-
-Braces {000..123} and {a,b}, globs, plain paths; remote or pipe URLs only when streaming.
-"""
+"""Shard patterns -> paths: braces {000..123} and {a,b}, globs, folders, plain paths and URLs."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from clipkit.errors import DataError
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
+_MAX_SHARDS = 1_000_000
+_TABLES = (".csv", ".tsv", ".parquet")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """ "a-{08..10}.tar" -> a-08.tar, a-09.tar, a-10.tar; {x,y} lists its items."""
+    """ "a-{08..10}.tar" -> a-08.tar, a-09.tar, a-10.tar; {x,y} lists its items.
+
+    Raises:
+        DataError: It stands for more than a million names.
+    """
+    names = list(islice(_expand(pattern), _MAX_SHARDS + 1))
+    if len(names) > _MAX_SHARDS:
+        raise DataError(
+            f"'{pattern}' stands for more than {_MAX_SHARDS:,} names; shorten its ranges"
+        )
+    return names
+
+
+def _expand(pattern: str) -> Iterator[str]:
     match = _BRACE.search(pattern)
     if not match:
-        return [pattern]
+        yield pattern
+        return
+    head, tail = pattern[: match.start()], pattern[match.end() :]
     bounds = _RANGE.match(match.group(1))
+    items: Iterable[str] = match.group(1).split(",")
     if bounds:
         low, high = bounds.groups()
-        items = [str(i).zfill(len(low)) for i in range(int(low), int(high) + 1)]
-    else:
-        items = match.group(1).split(",")
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [head + item + rest for item in items for rest in expand_braces(tail)]
+        items = (str(i).zfill(len(low)) for i in range(int(low), int(high) + 1))
+    for item in items:
+        for rest in _expand(tail):
+            yield head + item + rest
 
 
 def is_url(path: str) -> bool:
     """Whether `path` is a URL or a pipe rather than a local file."""
-    return "://" in path or path.startswith("pipe:")
+    return "://" in path or is_pipe(path)
 
 
-def expand_shards(patterns: Iterable[str], where: str = "data.train") -> list[str]:
-    """Resolve patterns to existing local files, sorted within each glob.
+def is_pipe(path: str) -> bool:
+    """Whether `path` is a shell command that writes a tar."""
+    return path.lower().startswith("pipe:")
+
+
+def is_table(path: str) -> bool:
+    """Whether `path` is a list of image files (CSV, TSV, Parquet) rather than a tar."""
+    return path.partition("?")[0].lower().endswith(_TABLES)
+
+
+def expand_shards(
+    patterns: Iterable[str], where: str = "data.train", *, allow_pipe: bool = False
+) -> list[str]:
+    """Resolve patterns to existing local files and to URLs, sorted within each glob or folder.
+
+    Args:
+        patterns: Braces, globs (of URLs too), folders (all their *.tar), files, URLs.
+        where: Setting that is named in errors.
+        allow_pipe: Let "pipe:" commands through.
 
     Raises:
-        DataError: No pattern at all, a pattern that matches nothing, or a missing file.
+        DataError: No pattern at all, a pattern that matches nothing, a missing file, or one that
+            is listed twice.
     """
     patterns = list(patterns)
     if not patterns:
         raise DataError(f"{where}: the shard list is empty; give at least one tar path or glob")
-    paths: list[str] = []
+    paths: dict[str, str] = {}
     for pattern in patterns:
         items = expand_braces(pattern)
         if not items:
             raise DataError(f"{where}: '{pattern}' is an empty range; write the lower number first")
         for item in items:
-            if item.lower().startswith("pipe:"):
-                raise DataError(
-                    f"{where}: '{item}' would run a shell command; list files or URLs instead"
-                )
-            if is_url(item):
-                paths.append(item)
-            elif glob.has_magic(item):
-                found = sorted(glob.glob(item, recursive=True))
-                if not found:
+            for path in _resolve(item, where, allow_pipe):
+                name = path if is_url(path) else os.path.normpath(path)
+                if name in paths:
                     raise DataError(
-                        f"{where}: no file matches '{item}'; check the path and the pattern"
+                        f"{where}: shard '{path}' is listed twice; its samples would be repeated"
                     )
-                paths.extend(found)
-            elif not os.path.isfile(item):
-                raise DataError(
-                    f"{where}: shard '{item}' does not exist; "
-                    f"check the path and the range in braces"
-                )
-            else:
-                paths.append(item)
-    repeated = (
-        next((p for i, p in enumerate(paths) if p in paths[:i]), None)
-        if len(paths) < 5000
-        else None
+                paths[name] = path
+    return list(paths.values())
+
+
+def _resolve(item: str, where: str, allow_pipe: bool) -> list[str]:
+    """What one pattern without braces stands for."""
+    if is_pipe(item):
+        if not allow_pipe:
+            raise DataError(
+                f"{where}: '{item}' would run a shell command; list files or URLs instead"
+            )
+        return [item]
+    if is_url(item):
+        return _resolve_url(item, where)
+    if os.path.isdir(item):
+        found = sorted(glob.glob(os.path.join(glob.escape(item), "*.tar")))
+        if not found:
+            raise DataError(f"{where}: folder '{item}' holds no *.tar; name another one")
+        return found
+    if os.path.isfile(item):  # first: a file's own name may hold glob signs
+        return [item]
+    if glob.has_magic(item):
+        found = sorted(glob.glob(item, recursive=True))
+        if not found:
+            raise DataError(f"{where}: no file matches '{item}'; check the path and the pattern")
+        return found
+    raise DataError(
+        f"{where}: shard '{item}' does not exist; check the path and the range in braces"
     )
-    if repeated:
-        raise DataError(
-            f"{where}: shard '{repeated}' is listed twice; its samples would be repeated"
-        )
-    return paths
 
 
-def resolve_shards(patterns: Iterable[str], mode: str, where: str = "data.train") -> list[str]:
-    """expand_shards, and in "indexed" mode only local files.
+def _resolve_url(url: str, where: str) -> list[str]:
+    """A URL, or what it matches: "*" and "[" are glob signs, "?" begins a query."""
+    if url.endswith("/"):
+        url += "*.tar"
+    if not re.search(r"[*[]", url.partition("?")[0]):
+        return [url]
+    from clipkit.data.shard_store import filesystem, plain_url, with_retries
+
+    files, path = filesystem(url)
+    found = with_retries(lambda: files.glob(path), url, retries=3)
+    if not found:
+        raise DataError(f"{where}: nothing matches '{plain_url(url)}'; check the URL")
+    return sorted(files.unstrip_protocol(name) for name in found)
+
+
+def resolve_shards(
+    patterns: Iterable[str],
+    mode: str,
+    where: str = "data.train",
+    *,
+    remote: bool = False,
+    allow_pipe: bool = False,
+) -> list[str]:
+    """expand_shards, and what the mode of reading can take.
+
+    Args:
+        patterns, where: As expand_shards.
+        mode: "indexed" or "streaming".
+        remote: Indexed mode has a cache for remote shards.
+        allow_pipe: Streaming may run "pipe:" commands.
 
     Raises:
-        DataError: As expand_shards, or a URL in indexed mode.
+        DataError: As expand_shards; a URL in indexed mode without a cache; a list of files that is
+            remote or to be streamed.
     """
-    paths = expand_shards(patterns, where)
-    remote = next((p for p in paths if is_url(p)), None)
-    if remote and mode == "indexed":
-        raise DataError(
-            f"{where}: '{remote}' is remote; copy it to disk or set data.mode=streaming"
-        )
+    streaming = mode == "streaming"
+    paths = expand_shards(patterns, where, allow_pipe=allow_pipe and streaming)
+    for path in paths:
+        if is_table(path) and (streaming or is_url(path)):
+            raise DataError(
+                f"{where}: '{path}' is a list of files; copy it to disk and set data.mode=indexed"
+            )
+        if is_url(path) and not (streaming or remote):
+            raise DataError(
+                f"{where}: '{path}' is remote; set data.cache_dir, copy it to disk or set "
+                f"data.mode=streaming"
+            )
     return paths
 
 
@@ -107,6 +180,6 @@ def check_deal(num_shards: int, world_size: int, workers: int) -> None:
     if num_shards < world_size * max(workers, 1):
         raise DataError(
             f"{num_shards} shards cannot be dealt to "
-            f"{world_size} ranks x {max(workers, 1)} workers; data.workers, "
+            f"{world_size} ranks x {max(workers, 1)} workers; lower data.workers, "
             f"or use data.mode=indexed"
         )

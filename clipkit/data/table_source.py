@@ -1,0 +1,206 @@
+"""Samples listed in a table: CSV, TSV or Parquet with one row an image file and its captions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute as compute
+from pyarrow import csv, parquet
+
+from clipkit.config.parts import suggest
+from clipkit.data.bad_samples import BadSample
+from clipkit.errors import DataError
+
+_SEPARATORS = (",", "\t", ";", "|")
+
+
+class TableSource:
+    """A table as one part: row i names an image file and holds its captions.
+
+    Args:
+        path: .csv, .tsv or .parquet; a CSV is UTF-8 with a header, and may be quoted.
+        image_column: Column of the image's path.
+        caption_columns: The first one is the sample's "txt"; all columns are in its "json".
+        root: Folder that image paths start from, and may not leave. None: the table's own folder;
+            absolute paths are then taken as they are.
+        separator: Between the columns of a CSV; None: by the suffix.
+
+    Raises:
+        DataError: The table cannot be read, has no row, or lacks a column.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_column: str = "filepath",
+        caption_columns: Sequence[str] = ("title",),
+        root: str | None = None,
+        separator: str | None = None,
+    ) -> None:
+        self.name = path
+        self._any_root = root is None
+        self._root = os.path.abspath(root if root is not None else os.path.dirname(path))
+        table = _read(path, separator)
+        for column in (image_column, *caption_columns):
+            if column not in table.column_names:
+                raise DataError(f"{path}: {_missing(column, table.column_names)}")
+        if not len(table):
+            raise DataError(f"{path}: has a header and no rows")
+        # Bytes (pictures within the table) cannot be told in JSON.
+        kept = [f.name for f in table.schema if not _is_bytes(f.type)]
+        self._table = table.select(kept).combine_chunks()
+        self._images = _texts(table, image_column, path)
+        self._captions = [_texts(table, column, path) for column in caption_columns]
+        self.counts = np.array([len(table)], dtype=np.int64)
+        self.manifest = _hash([self._images, *self._captions])
+        self.notes: list[str] = []
+        self.lost: list[tuple[str, str, int]] = []
+
+    def part_name(self, part: int) -> str:
+        """The table's path."""
+        return self.name
+
+    def key(self, part: int, row: int) -> str:
+        """The image's path as the table has it."""
+        return self._images[row].as_py() or ""
+
+    def members(
+        self, part: int, row: int, wanted: tuple[str, ...], max_bytes: int
+    ) -> dict[str, bytes]:
+        """The image under its file's extension ("jpg" if it has none), "txt" and "json".
+
+        Raises:
+            BadSample: The image is missing, too large, no file, or outside the root.
+        """
+        members = {}
+        image = self.key(part, row)
+        extension = os.path.splitext(image)[1][1:].lower() or "jpg"
+        if extension in wanted:
+            members[extension] = _read_image(self._resolve(image), max_bytes)
+        caption = self._captions[0][row].as_py() if self._captions else None
+        if "txt" in wanted and caption is not None:
+            members["txt"] = caption.encode()
+        if "json" in wanted:
+            values = self._table.slice(row, 1).to_pylist()[0]
+            members["json"] = json.dumps(values, default=str, ensure_ascii=False).encode()
+        return members
+
+    def prefetch(self, parts: Sequence[int]) -> None:
+        """Files are local: nothing to fetch."""
+
+    def _resolve(self, image: str) -> str:
+        """Path of an image file; decided by its text alone: a link may lead elsewhere.
+
+        Raises:
+            BadSample: It names nothing, or leads out of the root.
+        """
+        if not image:
+            raise BadSample("no_image")
+        if "\0" in image:
+            raise BadSample("outside_root", repr(image))
+        full = os.path.normpath(os.path.join(self._root, image))
+        if self._any_root and os.path.isabs(image):
+            return full
+        if os.path.commonpath([full, self._root]) != self._root:
+            raise BadSample("outside_root", image)
+        return full
+
+
+def _read_image(path: str, max_bytes: int) -> bytes:
+    try:
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would never end
+            raise BadSample("unreadable_file", f"{path} is no regular file")
+        if facts.st_size > max_bytes:
+            raise BadSample("too_many_bytes", f"{path}: {facts.st_size} bytes")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BadSample("missing_file", path) from None
+    except OSError as error:
+        raise BadSample("unreadable_file", f"{path}: {error.strerror}") from None
+
+
+def _read(path: str, separator: str | None) -> pyarrow.Table:
+    """The table; every column of a CSV as text, just as it is written there.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        if path.lower().endswith(".parquet"):
+            return parquet.read_table(path)
+        if separator is None:
+            separator = "\t" if path.lower().endswith(".tsv") else ","
+        options = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+        with csv.open_csv(path, parse_options=options) as reader:
+            names = reader.schema.names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{path}: two columns are named '{twice}'; rename one")
+        kinds = csv.ConvertOptions(
+            column_types={name: pyarrow.string() for name in names}, strings_can_be_null=False
+        )
+        return csv.read_csv(path, parse_options=options, convert_options=kinds)
+    except FileNotFoundError:
+        raise DataError(f"{path}: does not exist") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; convert it") from None
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        if "UTF8" in reason or "UTF-8" in reason:
+            raise DataError(f"{path}: is not UTF-8 text; convert it ({reason})") from None
+        raise DataError(f"{path}: cannot be read as a table: {reason}") from None
+
+
+def _missing(column: str, names: list[str]) -> str:
+    """What to say of a column that is not there."""
+    if len(names) == 1:
+        others = [repr(s) for s in _SEPARATORS if s in names[0]]
+        if others:
+            return (
+                f"its only column is {names[0][:100]!r}; the separator may be {others[0]}: set it"
+            )
+    return f"has no column '{column}'{suggest(column, names)}"
+
+
+def _is_bytes(kind: pyarrow.DataType) -> bool:
+    if pyarrow.types.is_struct(kind):
+        return any(_is_bytes(field.type) for field in kind)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _texts(table: pyarrow.Table, column: str, path: str) -> pyarrow.ChunkedArray:
+    """A column as text.
+
+    Raises:
+        DataError: It holds something else.
+    """
+    try:
+        return table[column].cast(pyarrow.large_string()).combine_chunks()
+    except (pyarrow.ArrowException, ValueError):
+        raise DataError(f"{path}: column '{column}' holds {table[column].type}, not text") from None
+
+
+def _hash(columns: Sequence[Any]) -> str:
+    """Hex digest of columns of text, no matter how they lie in memory."""
+    digest = hashlib.sha256()
+    for column in columns:
+        lengths = compute.fill_null(compute.binary_length(column), -1)
+        digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        full = pyarrow.concat_arrays([compute.fill_null(column, "")])  # offsets from 0
+        data = full.buffers()[2]
+        digest.update(b"" if data is None else memoryview(data)[: _end(full)])
+    return digest.hexdigest()
+
+
+def _end(texts: pyarrow.Array) -> int:
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)
+    return int(offsets[texts.offset + len(texts)])
