@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,25 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.cli.on_ranks import run_on_ranks
-from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.dist.group import World
-
-
-@dataclass(frozen=True)
-class _Settings:
-    checkpoint: Path
-    shards: list[str]
-    out: Path
-    split: str
-    arch: str | None
-    precision: str
-    batch_size: int
-    rows_per_file: int
-    max_bad_fraction: float
-    cache: Path | None
-    overwrite: bool
+    from clipkit.eval.embedding_pass import PassSettings
+    from clipkit.towers.dual import FeatureEncoder
 
 
 def embed(
@@ -70,57 +54,34 @@ def embed(
     command on a complete OUT does nothing; an interrupted one goes on from the cache. Samples
     without a usable image are left out and counted.
     """
+    from clipkit.eval.embedding_pass import PassSettings
     from clipkit.eval.feature_cache import default_folder
 
     kept = None if no_cache else cache or default_folder()
-    settings = _Settings(
-        checkpoint, shards, out, split, arch, precision, batch_size, rows_per_file,
-        max_bad_fraction, kept, overwrite,
-    )  # fmt: skip
-    run_on_ranks(partial(_embed, settings), device)
+    settings = PassSettings(out, arch, batch_size, rows_per_file, max_bad_fraction, kept, overwrite)
+    run_on_ranks(partial(_embed, settings, checkpoint, shards, split, precision), device)
 
 
-def _embed(settings: _Settings, world: World) -> None:
-    from clipkit.data.shard_images import ShardImages, find_shards, hash_shards, open_shards
-    from clipkit.eval.embed import Embedder
-    from clipkit.eval.embedding_folder import open_embeddings
-    from clipkit.eval.embedding_writer import embed_shards
-    from clipkit.eval.feature_cache import FeatureCache
+def _embed(
+    settings: PassSettings,
+    checkpoint: Path,
+    shards: list[str],
+    split: str,
+    precision: str,
+    world: World,
+) -> None:
+    from clipkit.data.shard_images import find_shards
+    from clipkit.eval.embedding_pass import check_precision, run_pass
     from clipkit.loading import load_encoder, resolve
 
-    if settings.precision not in ("fp32", "bf16"):
-        raise ConfigError(f"--precision '{settings.precision}': choose fp32 or bf16")
-    paths = find_shards(settings.shards, settings.split)
-    indexes, notes = open_shards(paths)
-    if world.is_main:
-        for note in notes:
-            print(f"clipkit: warning: {note}", file=sys.stderr)
-    place = str(resolve(settings.checkpoint, settings.arch))
-    encoder = load_encoder(
-        place, device=world.device, arch=settings.arch, precision=settings.precision
-    )
-    model = Embedder(
-        encoder,
-        world,
-        cache=FeatureCache(settings.cache) if settings.cache else None,
-        batch_size=settings.batch_size,
-        progress=True,
-    )
-    computed = embed_shards(
-        model,
-        ShardImages(indexes, hash_shards(paths, world)),
-        settings.out,
-        checkpoint=place,
-        arch=settings.arch,
-        rows_per_file=settings.rows_per_file,
-        max_bad_fraction=settings.max_bad_fraction,
-        overwrite=settings.overwrite,
-    )
-    if world.is_main:
-        facts = open_embeddings(settings.out).facts
-        skipped = ", ".join(f"{n} {cause}" for cause, n in facts["skipped"].items()) or "none"
-        captions = facts["rows"] - facts["without_caption"] if facts["text"] else 0
-        print(
-            f"{settings.out}: {'' if computed else 'up to date: '}{facts['rows']} rows of "
-            f"{facts['dim']}, {captions} with a caption; skipped: {skipped}"
+    check_precision(precision)
+
+    def load() -> tuple[str, FeatureEncoder]:
+        place = str(resolve(checkpoint, settings.arch))
+        return place, load_encoder(
+            place, device=world.device, arch=settings.arch, precision=precision
         )
+
+    line = run_pass(find_shards(shards, split), load, world, settings)
+    if world.is_main:
+        print(line)

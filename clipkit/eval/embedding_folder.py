@@ -26,6 +26,7 @@ from clipkit.errors import DataError
 FORMAT = "clipkit-embeddings-1"
 INDEX = "index.json"
 SHEET = "search.html"
+SUMMARY = "summary.json"
 SIDES = ("image", "text")
 _FOLDERS = {"image": "img_emb", "text": "text_emb"}
 _NEEDED = {
@@ -51,8 +52,8 @@ def metadata_path(root: Path, number: int) -> Path:
 
 
 def is_own(root: Path) -> bool:
-    """Whether all in a folder was written by clipkit embed or search, so it may be replaced."""
-    names = {*_FOLDERS.values(), "metadata", INDEX, SHEET}
+    """Whether all in a folder was written by an embed command or search, so it may be replaced."""
+    names = {*_FOLDERS.values(), "metadata", INDEX, SHEET, SUMMARY}
     try:
         facts = json.loads((root / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

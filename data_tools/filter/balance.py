@@ -63,7 +63,7 @@ def keep_balanced(
         " AS probability FROM matches GROUP BY number;"
         f"CREATE TABLE lucky AS SELECT DISTINCT id FROM matches JOIN counts USING (number)"
         f" JOIN entries USING (number) JOIN kept ON kept.rowid = id"
-        f" WHERE probability = 1 OR {drawn} < probability"
+        f" WHERE {drawn} < probability"
     )
     table = connection.sql(
         "SELECT entry, any_value(n) AS count, any_value(probability) AS probability,"

@@ -89,6 +89,11 @@ def test_a_head_entry_keeps_about_t(tmp_path: Path) -> None:
     assert {f"k{i}" for i in range(n, n + 10)} <= keys  # a rare entry keeps its captions
 
 
+def test_entries_of_one_caption_draw_apart(tmp_path: Path) -> None:
+    keys, _ = balanced(tmp_path, ["cat dog"] * 4000, ["cat", "dog"], t=1000)
+    assert abs(len(keys) / 4000 - (1 - 0.75**2)) < 0.04
+
+
 def test_every_head_entry_keeps_t_or_more(tmp_path: Path) -> None:
     captions, t = zipf_captions(3000), 150
     _, facts = balanced(tmp_path, captions, [f"w{i}" for i in range(1, 41)], t=t)

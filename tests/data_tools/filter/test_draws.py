@@ -18,7 +18,7 @@ def values(seed: int, purpose: str, names: list[str]) -> np.ndarray:
 
 def test_the_hash_is_the_low_half_of_md5() -> None:
     digest = hashlib.md5(b"7\x1ftie\x1fcat").digest()
-    expected = int.from_bytes(digest[8:], "little") / 2**64
+    expected = (int.from_bytes(digest[8:], "little") >> 11) / 2**53
     assert values(7, "tie", ["cat"]).tolist() == [expected]
 
 
