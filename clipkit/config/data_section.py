@@ -27,7 +27,7 @@ class SourceSection(Section):
     weight: float | None = Field(
         None, gt=0, description="Share of the draws, relative; null on all: by size."
     )
-    name: str | None = Field(None, description="For messages; null: the first pattern.")
+    name: str | None = Field(None, description="For messages; null: its place in the list.")
 
     @field_validator("shards", mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class HardBatchesSection(Section):
         description=".npy of (samples, k) int64: ids of each sample's neighbours, -1: none."
     )
     group: int = Field(4, ge=2, description="Samples placed together.")
-    batches: int = Field(16, gt=0, description="Global batches within which samples move.")
+    batches: int = Field(16, ge=2, description="Global batches within which samples move.")
 
 
 class DataSection(Section):
@@ -131,7 +131,7 @@ class DataSection(Section):
     )
     allow_pipe: bool = Field(False, description="streaming: pipe: URLs may run shell commands.")
     cache_dir: str | None = Field(
-        None, description="Local copies of remote shards; null: clipkit's cache folder."
+        None, description="Folder of copies of remote shards; indexed mode reads URLs through it."
     )
     cache_gb: float = Field(50.0, gt=0, description="Bound of the copies; the oldest used go.")
     retries: int = Field(5, ge=0, description="Further tries of a dropped download.")

@@ -195,9 +195,14 @@ class RunConfig(Section):
         train, engine = self.train, self.engine
         if (train.total_steps is None) == (train.epochs is None):
             raise ValueError("train: set exactly one of total_steps and epochs")
-        if train.epochs is not None and self.data.mode == "streaming":
+        if (
+            train.epochs is not None
+            and self.data.mode == "streaming"
+            and self.data.virtual_epoch is None
+        ):
             raise ValueError(
-                "train.epochs: streaming mode has no known length; set train.total_steps"
+                "train.epochs: streaming mode has no known length; "
+                "set train.total_steps or data.virtual_epoch"
             )
         if train.epochs is not None and len(self.data.sources) > 1:
             raise ValueError(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from clipkit.errors import DataError
 
 _GRACE = 1000
-_KEPT_SHARDS = 1000
+_KEPT_SHARDS = 200
 
 
 class BadSample(Exception):
@@ -71,12 +71,12 @@ class BadTotals:
             self.seen + other.seen, self.causes + other.causes, self.shards + other.shards
         )
 
-    def over(self, max_fraction: float) -> bool:
-        """Whether they are too many; fewer than 1,000 seen samples count as 1,000."""
-        return self.total > max_fraction * max(self.seen, _GRACE)
+    def over(self, max_fraction: float, bad: int = 0, seen: int = 0) -> bool:
+        """Whether they are too many, with so many more; under 1,000 seen samples count as 1,000."""
+        return self.total + bad > max_fraction * max(self.seen + seen, _GRACE)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers; of the shards only the worst 1,000."""
+        """Plain numbers; of the shards only the worst 200."""
         shards = dict(self.shards.most_common(_KEPT_SHARDS))
         return {"seen": self.seen, "causes": dict(self.causes), "shards": shards}
 
@@ -142,26 +142,36 @@ class BadSampleCounter:
         """Of this rank since its start."""
         return self.own.shards
 
-    def add(self, seen: int, bad: Iterable[tuple[Any, ...]]) -> None:
+    def add(self, seen: int, bad: Sequence[tuple[Any, ...]], step: int = -1) -> None:
         """Count `seen` delivered samples and the records (shard, cause, ...) of bad ones.
+
+        Args:
+            seen: Delivered samples.
+            bad: Fields of BadRecord, from the first on.
+            step: Of the batch, for records that do not say.
 
         Raises:
             DataError: Over the limit; names rate, causes and the worst shards.
         """
         self.own.seen += seen
-        before = self.own.total
+        self.note(bad, step)
+        if bad:
+            self._check()
+
+    def note(self, bad: Iterable[tuple[Any, ...]], step: int = -1) -> None:
+        """Count records without a word about the limit."""
         for fields in bad:
             record = BadRecord(*fields)
+            if record.step < 0:
+                record = record._replace(step=step)
             self.own.count(record.shard, record.cause)
             if self.sink is not None:
                 self.sink(record)
-        if self.own.total > before:
-            self._check()
 
     def _check(self) -> None:
-        all_seen = BadTotals(self.own.seen * self.world_size, self.own.causes, self.own.shards)
-        totals = self.before.plus(all_seen)
-        if totals.over(self.max_fraction):
+        seen = self.own.seen * self.world_size
+        if self.before.over(self.max_fraction, self.own.total, seen):
+            totals = self.before.plus(BadTotals(seen, self.own.causes, self.own.shards))
             raise DataError(totals.message(self.max_fraction))
 
 

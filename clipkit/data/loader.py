@@ -1,4 +1,4 @@
-"""Indexed mode: batches in the exact order of `order.py`, whatever the world size and worker count.
+"""Indexed mode: batches in the exact order of `mixture.py`, whatever the ranks and workers.
 
 Each DataLoader item is this rank's share of one global batch, so workers and prefetching cannot
 change the order; the state is the number of *trained* batches, prefetched ones are simply rebuilt.
@@ -7,11 +7,9 @@ change the order; the state is the number of *trained* batches, prefetched ones 
 from __future__ import annotations
 
 import atexit
-import os
 import signal
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,17 +18,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.contracts import Batch
-from clipkit.data.bad_samples import BadSample, BadSampleCounter
-from clipkit.data.order import Order
+from clipkit.data.bad_samples import (
+    BadRecord,
+    BadSample,
+    BadSampleCounter,
+    BadTotals,
+    check_lost,
+)
+from clipkit.data.mixture import Drawn, Mixture
 from clipkit.data.samples import Sample, SampleReader, collate
-from clipkit.data.tar_index import TarIndex, manifest_hash
-from clipkit.errors import CheckpointError, DataError
+from clipkit.data.sources import Source
+from clipkit.errors import CheckpointError, ClipkitError, DataError
 
-_OPEN_FILES = 64
 _MAX_ATTEMPTS = 64
 _GRACE_S = 120
+_TELL_EVERY = 8
 # A worker hands its DataError over: raised there, it would arrive wrapped in a worker's traceback.
-Delivered = tuple[Batch | DataError, list[tuple[str, str]]]
+Delivered = tuple[Batch | DataError, list[BadRecord]]
 
 
 class _Batches(Dataset[Delivered]):
@@ -38,89 +42,88 @@ class _Batches(Dataset[Delivered]):
 
     def __init__(
         self,
-        indexes: list[TarIndex],
-        order: Order,
+        sources: Sequence[Source],
+        mixture: Mixture,
         reader: SampleReader,
         tokenizer: Callable[[list[str]], Tensor],
         rows: slice,
+        prefetch_steps: int,
     ) -> None:
-        self.indexes, self.order, self.reader = indexes, order, reader
-        self.tokenizer, self.rows = tokenizer, rows
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self.sources, self.mixture, self.reader = sources, mixture, reader
+        self.tokenizer, self.rows, self.prefetch_steps = tokenizer, rows, prefetch_steps
+        self._told = -_TELL_EVERY
 
     def __getitem__(self, step: int) -> Delivered:
-        bad: list[tuple[str, str]] = []
-        epoch, places = self.order.line_positions(step, self.rows)
+        bad: list[BadRecord] = []
+        self._tell_ahead(step)
+        drawn = self.mixture.rows(step, self.rows)
         try:
-            samples = [
-                self._sample(epoch, int(place), step, self.rows.start + i, bad)
-                for i, place in enumerate(places)
-            ]
-        except DataError as error:
-            return error, bad
+            samples = [self._sample(drawn, i, step, bad) for i in range(len(drawn.id))]
+        except ClipkitError as error:
+            return DataError(str(error)), bad
         return collate(samples, self.tokenizer), bad
 
-    def _sample(
-        self, epoch: int, place: int, step: int, row: int, bad: list[tuple[str, str]]
-    ) -> Sample:
+    def _tell_ahead(self, step: int) -> None:
+        """Every few steps each source hears which parts come next, so that it can fetch them."""
+        if self.prefetch_steps and not 0 <= step - self._told < _TELL_EVERY:
+            self._told = step
+            upcoming = self.mixture.upcoming(step, self.rows, self.prefetch_steps)
+            for source, parts in zip(self.sources, upcoming):
+                source.prefetch(parts.tolist())
+
+    def _sample(self, drawn: Drawn, i: int, step: int, bad: list[BadRecord]) -> Sample:
+        """Row i of `drawn`, or the next usable sample of its stream, augmented alike."""
+        row = self.rows.start + i
+        seed = self.mixture.sample_seed(step, row)
+        first = len(bad)
+        place = tuple(int(x[i]) for x in (drawn.source, drawn.part, drawn.row, drawn.id))
         for attempt in range(_MAX_ATTEMPTS):
-            where = np.array([self.order.substitute(place, attempt)])
-            shard, index, sample_id = (int(x[0]) for x in self.order.locate(epoch, where))
-            rng = np.random.Generator(np.random.PCG64(self.order.sample_seed(step, row)))
+            if attempt:
+                place = self.mixture.substitute(drawn, i, attempt)
+            number, part, index, sample_id = place
+            source, rng = self.sources[number], np.random.Generator(np.random.PCG64(seed))
             try:
-                return self.reader.read(self._members(self.indexes[shard], index), sample_id, rng)
+                members = source.members(part, index, self.reader.wanted, self.reader.max_bytes)
+                key = source.key(part, index) if self.reader.hooks else ""
+                sample = self.reader.read(members, sample_id, rng, key)
             except BadSample as error:
-                bad.append((self.indexes[shard].path, error.cause))
-        causes = ", ".join(sorted({cause for _, cause in bad}))
+                where = source.part_name(part), error.cause, source.key(part, index)
+                bad.append(BadRecord(*where, source.name, step, row))
+                continue
+            bad[first:] = [record._replace(substitute=sample_id) for record in bad[first:]]
+            return sample
+        causes = ", ".join(sorted({record.cause for record in bad[first:]}))
         raise DataError(
             f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), "
-            f"last in {bad[-1][0]}; mend the shards"
+            f"last in {bad[-1].shard}; mend the shards"
         )
-
-    def _members(self, index: TarIndex, sample: int) -> dict[str, bytes]:
-        members = {}
-        for m in range(index.starts[sample], index.starts[sample + 1]):
-            extension = index.extensions[index.member_extension[m]]
-            if extension in self.reader.wanted:
-                size = int(index.sizes[m])
-                if size > self.reader.max_bytes:
-                    raise BadSample("too_many_bytes")
-                try:
-                    data = os.pread(self._open(index.path), size, int(index.offsets[m]))
-                except OSError as error:
-                    raise BadSample("unreadable_shard", str(error)) from None
-                if len(data) < size:
-                    raise BadSample("shard_cut_short")
-                members[extension] = data
-        return members
-
-    def _open(self, path: str) -> int:
-        key = f"{os.getpid()}:{path}"
-        if key not in self._files:
-            while len(self._files) >= _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[key] = os.open(path, os.O_RDONLY)
-        self._files.move_to_end(key)
-        return self._files[key]
 
 
 class IndexedLoader:
     """Endless iterator of this rank's batches, seekable by `load_state_dict`.
 
     Args:
-        indexes: One per shard.
-        order: Position -> sample.
+        sources: Where samples come from.
+        mixture: Position -> source and sample.
         reader: Bytes -> Sample.
         tokenizer: Captions -> (n, L).
         rank, world_size: This rank's share of each global batch.
         workers: Loader processes; 0 decodes in this one.
-        max_bad_fraction: See BadSampleCounter.
+        max_bad_fraction: See BadSampleCounter; also of what is known to be lost at the start.
+        prefetch_steps: Sources hear this far ahead which parts come; 0: nothing is remote.
+
+    Attributes:
+        bad: Counts of samples that were replaced.
+        lost: What the sources know to be missing.
+
+    Raises:
+        DataError: More than `max_bad_fraction` of the data is missing.
     """
 
     def __init__(
         self,
-        indexes: list[TarIndex],
-        order: Order,
+        sources: Sequence[Source],
+        mixture: Mixture,
         reader: SampleReader,
         tokenizer: Callable[[list[str]], Tensor],
         *,
@@ -128,18 +131,27 @@ class IndexedLoader:
         world_size: int = 1,
         workers: int = 0,
         max_bad_fraction: float = 0.01,
+        prefetch_steps: int = 0,
     ) -> None:
-        local = order.batch // world_size
+        local = mixture.batch // world_size
         rows = slice(rank * local, (rank + 1) * local)
-        self.order, self.workers, self.step = order, workers, 0
-        self.bad = BadSampleCounter(max_bad_fraction)
-        self._batches = _Batches(indexes, order, reader, tokenizer, rows)
-        self._manifest = manifest_hash(indexes)
+        self.sources, self.mixture, self.workers, self.step = sources, mixture, workers, 0
+        self.bad = BadSampleCounter(max_bad_fraction, world_size)
+        held = sum(int(source.counts.sum()) for source in sources)
+        lost = [item for source in sources for item in source.lost]
+        self.lost = check_lost(lost, held, max_bad_fraction)
+        self._batches = _Batches(sources, mixture, reader, tokenizer, rows, prefetch_steps)
 
     @property
-    def batches_per_epoch(self) -> int:
-        """Global batches per epoch."""
-        return self.order.batches_per_epoch
+    def batches_per_epoch(self) -> int | None:
+        """Global batches per epoch; None for a mixture, whose sources have epochs of their own."""
+        return self.mixture.batches_per_epoch
+
+    @property
+    def notes(self) -> list[str]:
+        """What the sources have to say at the start."""
+        notes = [note for source in self.sources for note in source.notes]
+        return [*notes, f"missing: {self.lost.text()}"] if self.lost.total else notes
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the current position on; advancing marks the previous one as consumed."""
@@ -153,7 +165,7 @@ class IndexedLoader:
             pin_memory=torch.cuda.is_available(),
         )
         for delivered in start_workers(loader):
-            batch = admit(delivered, self.bad)
+            batch = admit(delivered, self.bad, self.step)
             self.step += 1
             yield batch
 
@@ -162,8 +174,9 @@ class IndexedLoader:
         return {
             "mode": "indexed",
             "step": self.step,
-            "order": self.order.parameters(),
-            "manifest": self._manifest,
+            "order": self.mixture.parameters(),
+            "manifest": [source.manifest for source in self.sources],
+            "bad": self.bad.before.plus(self.bad.own).as_json(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,45 +185,68 @@ class IndexedLoader:
         Raises:
             CheckpointError: Another data set or another order; names what differs.
         """
-        check_state(state, self.state_dict())
+        check_state(state, self.state_dict(), [source.name for source in self.sources])
         self.step = int(state["step"])
+        self.bad.before = BadTotals.from_json(state.get("bad"))
 
 
-def admit(delivered: Delivered, counter: BadSampleCounter) -> Batch:
-    """Count a worker's bad samples and take its batch.
+def admit(delivered: Delivered, counter: BadSampleCounter, step: int = -1) -> Batch:
+    """Count a worker's bad samples and take its batch, that of `step`.
 
     Raises:
         DataError: The worker's own, or too many bad samples.
     """
     batch, bad = delivered
     if isinstance(batch, DataError):
+        counter.note(bad, step)
         raise batch
-    counter.add(batch.num_samples, bad)
+    counter.add(batch.num_samples, bad, step)
     return batch
 
 
-def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
+def check_state(state: dict[str, Any], own: dict[str, Any], sources: Sequence[str] = ()) -> None:
     """Compare a saved loader state with this run's.
+
+    Args:
+        state, own: As `state_dict` gives them.
+        sources: Names of this run's sources, for the message.
 
     Raises:
         CheckpointError: Names what differs and the remedy.
     """
+    remedy = "restore it, or start a new run from these weights (model.pretrained)"
     if state.get("mode") != own["mode"]:
         raise CheckpointError(
             f"the checkpoint was trained with data.mode={state.get('mode')}; keep it or start anew"
         )
-    for key, value in own["order"].items():
-        if state["order"].get(key) != value:
-            raise CheckpointError(
-                f"the data order differs from the checkpoint's: "
-                f"{key} is {value}, was {state['order'].get(key)}; "
-                f"restore it, or start a new run from these weights (model.pretrained)"
-            )
-    if state["manifest"] != own["manifest"]:
+    difference = _difference(own["order"], state.get("order"))
+    if difference:
+        name, now, then = difference
         raise CheckpointError(
-            "data.train is not the data set of the checkpoint (shards or samples differ); "
-            "restore it, or start a new run from these weights (model.pretrained)"
+            f"the data order differs from the checkpoint's: {name} is {now}, was {then}; {remedy}"
         )
+    if state.get("manifest") != own["manifest"]:
+        which, found = "data.train", _difference(own["manifest"], state.get("manifest"))
+        if len(sources) > 1:
+            number = int(found[0]) if found and found[0] else len(sources)
+            which = f"source '{sources[number]}'" if number < len(sources) else "data.sources"
+        raise CheckpointError(
+            f"{which} is not the data set of the checkpoint (shards or samples differ); {remedy}"
+        )
+
+
+def _difference(now: Any, then: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name of the first value below `now` that differs, and both; None: all are equal."""
+    if isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)):
+        now, then = dict(enumerate(now)), dict(enumerate(then))
+    if not (isinstance(now, dict) and isinstance(then, dict)):
+        return None if now == then else (name, now, then)
+    for key in [*now, *(k for k in then if k not in now)]:
+        inner = f"{name}.{key}" if name else str(key)
+        found = _difference(now.get(key), then.get(key), inner)
+        if found:
+            return found
+    return None
 
 
 class _Counting:

@@ -17,17 +17,13 @@ from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
 from clipkit.contracts import Tiling
-from clipkit.data.loader import IndexedLoader
-from clipkit.data.order import Order
-from clipkit.data.samples import SampleReader
-from clipkit.data.shards import resolve_shards
-from clipkit.data.streaming import StreamingLoader
-from clipkit.data.transforms import TrainTransform
 from clipkit.dist.env import RankEnv
 from clipkit.dist.group import World
+from clipkit.engine.bad_sample_report import forget_after
+from clipkit.engine.build_data import Loader, build_loader
 from clipkit.engine.cautions import bias_note, check_batch_norm, check_compiler, zero3_note
 from clipkit.engine.log import RunLog
-from clipkit.engine.preflight import load_all_indexes, run_folder
+from clipkit.engine.preflight import run_folder
 from clipkit.engine.run_folder import changed_settings, claim, write_config
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
@@ -48,8 +44,6 @@ from clipkit.towers.build import (
     lock_towers,
 )
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
-
-Loader = IndexedLoader | StreamingLoader
 
 
 def model_cfg_of(config: RunConfig) -> dict[str, Any]:
@@ -121,54 +115,6 @@ def load_weights(towers: Towers, arch: str, source: str) -> None:
         load_pretrained(towers.clip, source)
     else:
         load_pretrained(towers.clip, download_tag(arch, source))
-
-
-def build_loader(
-    config: RunConfig, towers: Towers, addons: list[AddOn], world: World, log: RunLog
-) -> Loader:
-    """The loader of this rank, at position 0.
-
-    Raises:
-        DataError: Shards are missing or too small.
-    """
-    d = config.data
-    hooks = [a.sample for a in addons if type(a).sample is not AddOn.sample]
-    reader = SampleReader(
-        TrainTransform(towers.image_size, d.crop_scale, d.crop_ratio, d.flip),
-        d.image_keys,
-        d.caption_keys,
-        d.limits.max_pixels,
-        d.limits.max_bytes,
-        hooks,
-    )
-    shards = resolve_shards(d.train, d.mode)
-    shared: dict[str, Any] = {
-        "rank": world.rank,
-        "world_size": world.world_size,
-        "workers": d.workers,
-        "max_bad_fraction": d.max_bad_fraction,
-    }
-    if d.mode == "streaming":
-        return StreamingLoader(
-            shards,
-            reader,
-            towers.tokenizer,
-            seed=config.run.seed,
-            buffer=d.shuffle_buffer,
-            global_batch_size=config.train.global_batch_size,
-            **shared,
-        )
-    indexes, notes = load_all_indexes(shards)
-    for note in notes:
-        log.warn(note)
-    order = Order(
-        [len(i) for i in indexes],
-        seed=config.run.seed,
-        global_batch_size=config.train.global_batch_size,
-        streams=d.streams,
-        window=d.window,
-    )
-    return IndexedLoader(indexes, order, reader, towers.tokenizer, **shared)
 
 
 def build_strategy(config: RunConfig, model: DualEncoder, world: World) -> Strategy:
@@ -305,7 +251,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     lock = claim(folder) if world.is_main else None
     world.barrier()
     log = _build_log(config, folder, world)
-    loader = build_loader(config, towers, addons, world, log)
+    loader = build_loader(config, towers, addons, world)
     log.total_steps = total = total_steps_of(config, loader)
     strategy = build_strategy(config, model, world)
     o, t = config.optim, config.train
@@ -350,9 +296,13 @@ def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:
         run.log.say(f"resumed from {newest}")
         for text in changed_settings(run.folder, config):
             run.log.warn(text)
+    for text in run.loader.notes:  # a resumed one may have more to say
+        run.log.warn(text)
     run.log.begin(run.step)
     if run.world.is_main:
+        forget_after(run.folder, run.step)
         write_config(run.folder, config, run.step)
+    run.world.barrier()
 
 
 def _build_log(config: RunConfig, folder: Path, world: World) -> RunLog:

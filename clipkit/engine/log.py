@@ -91,7 +91,7 @@ class RunLog:
     def begin(self, step: int) -> None:
         """Open metrics.jsonl after `step` trained steps; later lines, to be written again, go."""
         if self._main:
-            _keep_until(self.path, step)
+            keep_until(self.path, step)
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
 
     @contextmanager
@@ -165,8 +165,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop lines after `step`, and one cut short by a crash: a resumed log joins the old one."""
+def keep_until(path: Path, step: int) -> None:
+    """Drop lines after `step`, and one cut short by a crash: a resumed file joins the old one."""
     if not path.exists():
         return
     kept = []

@@ -6,16 +6,15 @@ Nothing here may import torch, directly or through a room's module.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from clipkit.checkpoint.verify import MANIFEST, list_checkpoints, read_json
 from clipkit.config.schema import RunConfig
-from clipkit.data.shards import check_deal, is_url, resolve_shards
-from clipkit.data.tar_index import TarIndex, load_index
 from clipkit.dist.env import read_env
+from clipkit.engine.train_files import check_train_files
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.towers.arch import read_arch
 
@@ -78,56 +77,11 @@ def preflight(config: RunConfig) -> list[str]:
     for name, folder in config.data.eval.items():
         if not Path(folder).is_dir():
             raise DataError(f"data.eval.{name}: '{folder}': no such folder")
-    check_shards(config)
+    if config.data.decode == "scaled" and importlib.util.find_spec("simplejpeg") is None:
+        raise ConfigError("data.decode=scaled needs simplejpeg; pip install 'clipkit[fast-decode]'")
+    check_train_files(config)
     check_run_folder(config, model_cfg)
     return warnings
-
-
-def check_shards(config: RunConfig) -> None:
-    """Shards exist, hold images and captions, and suffice for one global batch.
-
-    Stops reading as soon as that is known.
-
-    Raises:
-        DataError: Names the shard, the member or the count.
-    """
-    data = config.data
-    shards = resolve_shards(data.train, data.mode)
-    if data.mode == "streaming":
-        check_deal(len(shards), read_env().world_size, data.workers)
-    paths = [p for p in shards if not is_url(p)]
-    if data.mode == "streaming" and not paths:
-        return
-    count, members, damaged = 0, Counter[str](), []
-    for path in paths:
-        index = load_index(path, write=False)
-        count += len(index)
-        members.update(index.extensions)
-        if index.damage and not len(index):
-            damaged.append(f"{path} ({index.damage})")
-        has_both = all(
-            any(k in members for k in keys) for keys in (data.image_keys, data.caption_keys)
-        )
-        if count >= config.train.global_batch_size and has_both:
-            return
-    if not count:
-        raise DataError(
-            f"data.train: no sample in {len(paths)} shards; "
-            f"first: {damaged[0] if damaged else paths[0]}"
-        )
-    for what, keys in (("image", data.image_keys), ("caption", data.caption_keys)):
-        if not any(k in members for k in keys):
-            found = ", ".join(f".{k}" for k, _ in members.most_common(6))
-            raise DataError(
-                f"data.{what}_keys={list(keys)}: no sample has such a member; "
-                f"the shards hold {found}"
-            )
-    if data.mode == "indexed" and count < config.train.global_batch_size:
-        raise DataError(
-            f"data.train holds {count} samples, "
-            f"fewer than one global batch of {config.train.global_batch_size}; "
-            f"lower train.global_batch_size or add shards"
-        )
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -186,14 +140,3 @@ def _same_section(saved: Any, wanted: Any, config: RunConfig) -> bool:
     own = {"image_size"} if config.model.image_size else set()
     keys = (set(saved) | set(wanted)) - own
     return all(saved.get(k) == wanted.get(k) for k in keys)
-
-
-def load_all_indexes(paths: list[str]) -> tuple[list[TarIndex], list[str]]:
-    """Indexes of all shards, and a warning for each damaged one."""
-    from clipkit.data.tar_index import load_indexes
-
-    indexes = load_indexes(paths)
-    notes = [
-        f"{i.path}: {i.damage}; {len(i)} samples before it are used" for i in indexes if i.damage
-    ]
-    return indexes, notes

@@ -39,6 +39,7 @@ class StepResult:
         features: Detached rows of this rank.
         strategy: For add-ons that follow the weights.
         stop: Whether some rank was asked to stop.
+        bad_samples: Sum over ranks of what each passed.
     """
 
     step: int
@@ -51,6 +52,7 @@ class StepResult:
     features: Features
     strategy: Strategy
     stop: bool = False
+    bad_samples: int = 0
 
 
 @dataclass
@@ -106,8 +108,18 @@ class TrainStep:
         for addon in addons:
             self.pairs = addon.pairs(self.pairs)
 
-    def __call__(self, batch: Batch, step: int, lr: float, *, stop: bool = False) -> StepResult:
-        """Train on this rank's rows of global batch `step`; `stop`: all ranks stop after it."""
+    def __call__(
+        self, batch: Batch, step: int, lr: float, *, stop: bool = False, bad_samples: int = 0
+    ) -> StepResult:
+        """Train on this rank's rows of global batch `step`.
+
+        Args:
+            batch: Of this rank.
+            step: From 0.
+            lr: Of this step.
+            stop: Whether this rank was asked to stop; then all do after this step.
+            bad_samples: A count of this rank that all want to know the sum of.
+        """
         batch = self.prepared(batch)
         assert self.chunk_size != "auto", "the trainer replaces it before the first step"
         chunks = split(batch, self.chunk_size, self.text_chunk_size)
@@ -116,7 +128,7 @@ class TrainStep:
         terms = self.loss_terms(features)
         total = torch.stack(list(terms.values())).sum()
         total.backward()
-        result = self._agree(batch, step, features, terms, total, stop)
+        result = self._agree(batch, step, features, terms, total, (stop, bad_samples))
         detached = {n: t.detach() for n, t in features.embeddings.items()}
         features.release()  # frees the loss graph and the gathered batch before the replay
         del terms, total
@@ -228,9 +240,15 @@ class TrainStep:
         )
 
     def _agree(
-        self, batch: Batch, step: int, features: Features, terms: Named, total: Tensor, stop: bool
+        self,
+        batch: Batch,
+        step: int,
+        features: Features,
+        terms: Named,
+        total: Tensor,
+        counts: tuple[bool, int],
     ) -> StepResult:
-        """One all-reduce: average loss and terms, and whether any rank saw a non-finite value."""
+        """One all-reduce: average loss and terms, non-finite values on any rank, sums of counts."""
         leaves = [
             *features.embeddings.values(),
             *features.per_sample.values(),
@@ -243,13 +261,13 @@ class TrainStep:
         rows = self.world.rank * batch.num_samples
         numbers = [
             float(bad),
-            float(stop),
+            *map(float, counts),
             float(batch_checksum(batch.ids.numpy(force=True), rows)),
         ]
         local = torch.tensor(
             [*numbers, total.item(), *(t.item() for t in terms.values())], dtype=torch.float64
         )
-        flags, stops, checksum, loss, *values = self.world.sum_(
+        flags, stops, bad_samples, checksum, loss, *values = self.world.sum_(
             local.to(self.world.device)
         ).tolist()
         n = self.world.world_size
@@ -264,6 +282,7 @@ class TrainStep:
             features,
             self.strategy,
             bool(stops),
+            int(bad_samples),
         )
 
     def _replay(self, chunks: list[Chunk], cached: _Cached, step: int) -> None:

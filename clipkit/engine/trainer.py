@@ -13,9 +13,10 @@ from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.verify import checkpoint_folder
 from clipkit.checkpoint.write import write_checkpoint
 from clipkit.contracts import Batch
-from clipkit.data.loader import IndexedLoader
-from clipkit.data.streaming import StreamingLoader
+from clipkit.data.bad_samples import BadTotals
 from clipkit.dist.group import World
+from clipkit.engine.bad_sample_report import BadSampleList, check_share, shared_totals
+from clipkit.engine.build_data import Loader
 from clipkit.engine.cautions import zero3_note
 from clipkit.engine.chunk_size import measured_chunk
 from clipkit.engine.log import RunLog
@@ -41,7 +42,7 @@ class Run:
     world: World
     strategy: Strategy
     train_step: TrainStep
-    loader: IndexedLoader | StreamingLoader
+    loader: Loader
     schedule: Schedule
     addons: list[AddOn]
     evaluators: list[Evaluator]
@@ -63,17 +64,25 @@ class Run:
 
 def fit(run: Run) -> str:
     """Train to `total_steps` or until asked to stop. Returns "done" or "preempted"."""
+    run.loader.bad.sink = BadSampleList(run.folder, run.world.rank)
     batches = iter(run.loader)
     begin, seen_before = time.perf_counter(), run.step
     with StopSignal() as signals, run.log.live(run.step):
         while run.step < run.total_steps:
             batch = next(batches)
             settle_chunk_size(run, batch)
-            result = run.train_step(batch, run.step, run.schedule(run.step), stop=signals.received)
+            result = run.train_step(
+                batch,
+                run.step,
+                run.schedule(run.step),
+                stop=signals.received,
+                bad_samples=run.loader.bad.total,
+            )
             run.step += 1
+            seen = (run.step - seen_before) * run.global_batch_size
+            check_share(run.loader.bad, result.bad_samples, seen, run.world)
             done = run.step == run.total_steps
-            rate = (run.step - seen_before) * run.global_batch_size / (time.perf_counter() - begin)
-            report(run, result, rate)
+            report(run, result, seen / (time.perf_counter() - begin))
             if due(run.save_every, run.step) or done or result.stop:
                 save(run)
             if due(run.eval_every, run.step) or done:
@@ -86,8 +95,7 @@ def fit(run: Run) -> str:
     judged = (run.folder / "results.json").exists()
     if not run.world.broadcast_int(int(judged)):  # ended between its last save and its evaluation
         evaluate(run)
-    if run.loader.bad.total:
-        run.log.warn(f"this rank replaced unusable samples: {dict(run.loader.bad.causes)}")
+    report_bad_samples(run)
     return "done"
 
 
@@ -140,9 +148,18 @@ def report(run: Run, result: StepResult, rate: float) -> None:
                 "train/samples_seen": run.step * run.global_batch_size,
                 "train/ids": result.ids_checksum,
                 "train/skipped": int(not result.applied),
-                "train/bad_samples": run.loader.bad.total,
+                "train/bad_samples": run.loader.bad.before.total + result.bad_samples,
             },
         )
+
+
+def report_bad_samples(run: Run) -> None:
+    """At the end: samples of all ranks that were replaced, by cause."""
+    totals = shared_totals(run.loader.bad, run.world)
+    if totals.total:
+        run.log.warn(f"{totals.text()}; replaced, and listed in bad_samples.rank*.jsonl")
+        causes = {f"train/bad_samples/{cause}": count for cause, count in totals.causes.items()}
+        run.log.metrics(run.step, {"train/bad_samples": totals.total, **causes})
 
 
 def evaluate(run: Run) -> None:
@@ -182,11 +199,12 @@ def store_results(run: Run, results: list[EvalResult]) -> None:
 
 def save(run: Run) -> Path:
     """Write a checkpoint of everything a resumed run needs."""
+    bad = shared_totals(run.loader.bad, run.world).as_json()
     state = {
         "step": run.step,
         "samples_seen": run.step * run.global_batch_size,
         "optimizer_steps": run.strategy.optimizer_steps(),
-        "loader": {**run.loader.state_dict(), "step": run.step},
+        "loader": {**run.loader.state_dict(), "step": run.step, "bad": bad},
         "addons": addon_scalars(run.addons),
         "auto_chunk": run.auto_chunk,
         "results": run.results,
@@ -206,6 +224,7 @@ def resume(run: Run, folder: Path) -> None:
     """Continue from a verified checkpoint."""
     reader = restore(folder, run.strategy, run.addons)
     run.loader.load_state_dict(reader.state["loader"])
+    run.loader.bad.before = BadTotals.from_json(reader.state["loader"].get("bad"))
     run.step = int(reader.state["step"])
     keep_chunk_size(run, reader.state.get("auto_chunk"))
     run.results = reader.state.get("results", {})

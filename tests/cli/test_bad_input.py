@@ -14,7 +14,7 @@ import pytest
 
 from clipkit.checkpoint.files import sha256
 from tests.fixtures_model import ARCH, write_arch
-from tests.fixtures_shards import write_shards, write_tar
+from tests.fixtures_shards import write_shards
 
 DRIVER = """
 import contextlib, io, json, os, sys, traceback
@@ -54,11 +54,45 @@ CASES = {
         3,
         "holds 12 samples, fewer than one global batch of 64",
     ),
+    "list column": (
+        ["data.train={D}/list.csv", "data.image_column=filepth"],
+        {},
+        3,
+        "did you mean 'filepath'?",
+    ),
+    "list of too few": (["data.train={D}/list.csv"], {}, 3, "holds 2 samples, fewer than one"),
+    "two settings": (
+        ["data.sources=[{shards: x.tar}]"],
+        {},
+        2,
+        "data: set train or sources, not both",
+    ),
+    "source": (
+        ["data.train=[]", "data.sources=[{shards: '{D}/empty.tar', name: web}]"],
+        {},
+        3,
+        "web: no sample in 1 shards",
+    ),
+    "source key": (
+        ["data.train=[]", "data.sources=[{shards: a.tar, wieght: 2}]"],
+        {},
+        2,
+        "data.sources.0.wieght: unknown key; did you mean 'weight'?",
+    ),
+    "remote": (["data.train=https://h/a.tar"], {}, 3, "is remote; set data.cache_dir"),
+    "pipe": (["data.train=pipe:cat x.tar"], {}, 3, "would run a shell command"),
+    "empty folder": (["data.train={D}/hollow"], {}, 3, "hollow' holds no *.tar"),
+    "neighbours": (
+        ["data.hard_batches={neighbours: absent.npy}"],
+        {},
+        3,
+        "data.hard_batches.neighbours: no such file: absent.npy",
+    ),
     "caption member": (
         ["data.caption_keys=[cap]"],
         {},
         3,
-        "data.caption_keys=['cap']: no sample has such a member",
+        "data.caption_keys=['cap']: no sample of data.train has such a member",
     ),
     "image member": (["data.image_keys=[jxl]"], {}, 3, "data.image_keys=['jxl']"),
     "architecture": (["model.arch=ViT-B-33"], {}, 2, "unknown architecture 'ViT-B-33'"),
@@ -113,6 +147,8 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("bad_input")
     write_shards(root, [4, 4, 4])
     (root / "empty.tar").touch()
+    (root / "hollow").mkdir()
+    (root / "list.csv").write_text("filepath,title\na.png,an a\nb.png,a b\n")
     (root / "page.tar").write_bytes(b"<html>not found</html>".ljust(2000))
     write_arch(root)
     (root / "run.yaml").write_text(
@@ -208,14 +244,3 @@ def test_the_fake_torch_is_live(place):
         timeout=60,
     )
     assert "torch was imported" in done.stderr
-
-
-def test_shards_that_only_hold_one_half_of_a_pair(place, tmp_path):
-    write_tar(tmp_path / "only.tar", [(f"{i}.png", b"x") for i in range(20)])
-    from clipkit.config.load import load_config
-    from clipkit.engine.preflight import check_shards
-    from clipkit.errors import DataError
-
-    config = load_config(place / "run.yaml", [f"data.train={tmp_path}/only.tar"])
-    with pytest.raises(DataError, match=r"no sample has such a member; the shards hold \.png"):
-        check_shards(config)

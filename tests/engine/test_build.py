@@ -13,7 +13,6 @@ from clipkit.contracts import Tiling
 from clipkit.dist.group import World
 from clipkit.engine import build
 from clipkit.engine.build import build_step
-from clipkit.engine.log import RunLog
 from clipkit.engine.strategy_torch import TorchStrategy
 from clipkit.errors import ConfigError
 from clipkit.optim.adamw import build_adamw
@@ -93,16 +92,6 @@ def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters())]
     assert all(same)
     assert not torch.equal(one.towers.visual.proj, other.towers.visual.proj)
-
-
-def test_epochs_become_steps(tmp_path: Path) -> None:
-    path = write_run(tmp_path)
-    config = load_config(path, ["train.total_steps=null", "train.epochs=2.5"])
-    _, towers = build.build_model(config, [])
-    log = RunLog(tmp_path, main=False)
-    loader = build.build_loader(config, towers, [], World(), log)
-    assert loader.batches_per_epoch == 6  # 100 samples in 4 streams of 25, 4 of each stream a batch
-    assert build.total_steps_of(config, loader) == 15
 
 
 def test_loss_settings_of_the_engine_reach_the_kernel() -> None:

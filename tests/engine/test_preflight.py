@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,13 @@ def test_a_version_with_a_known_hole_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert preflight.check_versions() == []
 
 
-def test_reading_stops_as_soon_as_the_batch_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = load_config(write_run(tmp_path))
-    read = []
-    load = preflight.load_index
-    monkeypatch.setattr(preflight, "load_index", lambda p, write: read.append(p) or load(p, write))
-    preflight.check_shards(config)
-    assert len(read) == 1
+def test_scaled_decoding_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(write_run(tmp_path), ["data.decode=scaled"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"needs simplejpeg; pip install 'clipkit\[fast-decode\]'"
+    ):
+        preflight.preflight(config)
 
 
 def test_an_evaluation_folder_must_exist(tmp_path: Path) -> None:
