@@ -8,9 +8,13 @@ import typer
 
 from clipkit.errors import ClipkitError
 from data_tools.build.command import build
+from data_tools.dedup.command import app as dedup
+from data_tools.embed import embed
 from data_tools.filter.command import filter_command
+from data_tools.index import index
 from data_tools.reshard.command import reshard
 from data_tools.selection_formats import SOURCES
+from data_tools.validate.command import validate
 
 app = typer.Typer(
     help="Offline work on shards.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -99,7 +103,11 @@ def selection(
 
 
 app.command()(build)
+app.command()(index)
+app.command()(validate)
 app.command()(reshard)
+app.add_typer(dedup, name="dedup")
+app.command()(embed)
 app.command("filter")(filter_command)
 
 

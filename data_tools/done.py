@@ -90,15 +90,13 @@ def write_done(marker: Path, mark: str, out: Path, result: Mapping[str, Any]) ->
     """Note a result beside the sizes of its outputs; returns it as it will be read.
 
     Raises:
-        TypeError, ValueError: The result is not JSON, or an output lies outside `out`.
+        TypeError: The result is not JSON.
         OSError: An output is not there.
         DataError: The marker cannot be written.
     """
     kept: dict[str, Any] = json.loads(json.dumps(dict(result)))
     names = kept.get("outputs", [])
     names = [names] if isinstance(names, str) else names
-    if any(os.path.isabs(name) or ".." in Path(name).parts for name in names):
-        raise ValueError(f"outputs must be named relative to the folder: {names}")
     sizes = {name: (out / name).stat().st_size for name in names}
     note = {"fingerprint": mark, "outputs": sizes, "result": kept}
     temporary = marker.with_name(f".{marker.name}.tmp-{os.getpid()}")

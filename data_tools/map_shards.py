@@ -99,7 +99,7 @@ def map_shards(
     Args:
         fn: A function of a module (no lambda, nothing nested). It writes its files below `out`,
             each whole or not at all, and returns JSON. "samples" is counted in the progress bar;
-            "outputs", a name or a list of names relative to `out`, are the files whose loss
+            "outputs", one path or a list of them (below `out`, or absolute), are files whose loss
             brings the shard back. A ClipkitError from it is final, anything else is tried again.
         shards: Paths or URLs, each once.
         out: Folder of the outputs and of `.done/`.

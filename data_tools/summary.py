@@ -41,16 +41,16 @@ def write_summary(out: Path, tool: str, facts: Mapping[str, Any]) -> Path:
 
 
 def print_summary(tool: str, facts: Mapping[str, Any]) -> None:
-    """Print the numbers and words of a summary, counts first level down, as a table on stdout."""
+    """Print numbers, words, and dictionaries of numbers as a table on stdout; no arguments."""
     table = Table(title=tool, show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")
     for name, value in facts.items():
         if name == "failures":
             table.add_row("failed shards", f"{len(value):,}")
-        elif isinstance(value, Mapping) and name == "counts":
+        elif isinstance(value, Mapping) and name != "arguments":
             for word, count in value.items():
-                table.add_row(_plain(word), f"{count:,}")
+                table.add_row(_plain(word if name == "counts" else f"{name}: {word}"), f"{count:,}")
         elif isinstance(value, (int, float)):
             table.add_row(_plain(name), f"{value:,}")
         elif isinstance(value, str):

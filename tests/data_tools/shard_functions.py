@@ -56,8 +56,6 @@ def misbehave(shard: str, out: Path, how: dict[str, str]) -> dict[str, Any]:
         return {"x": {1}}
     if way == "lost":
         return {"outputs": ["nowhere.bin"]}
-    if way == "outside":
-        return {"outputs": ["../elsewhere"]}
     time.sleep(0.05)
     return {"pid": os.getpid()}
 

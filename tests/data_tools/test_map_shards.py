@@ -130,7 +130,6 @@ def test_an_error_of_the_user_is_not_tried_again(tmp_path: Path, shards: list[st
         ("quit", "SystemExit"),
         ("set", "not JSON"),
         ("lost", "nowhere.bin"),
-        ("outside", "relative to the folder"),
     ],
 )
 def test_a_broken_function_is_reported_not_marked_done(
