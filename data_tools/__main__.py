@@ -14,6 +14,7 @@ from data_tools.filter.command import filter_command
 from data_tools.index import index
 from data_tools.reshard.command import reshard
 from data_tools.selection_formats import SOURCES
+from data_tools.stats.command import stats
 from data_tools.validate.command import validate
 
 app = typer.Typer(
@@ -109,6 +110,7 @@ app.command()(reshard)
 app.add_typer(dedup, name="dedup")
 app.command()(embed)
 app.command("filter")(filter_command)
+app.command()(stats)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow
 
 from clipkit.errors import DataError
-from data_tools.filter.draws import draw
+from data_tools.draws import draw
 
 _WORDS = r"regexp_extract_all(lower(nfc_normalize({})), '[\p{{L}}\p{{M}}\p{{N}}]+')"
 

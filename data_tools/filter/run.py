@@ -16,7 +16,7 @@ from rich.console import Console
 
 from clipkit.errors import ConfigError, DataError
 from data_tools.filter.balance import keep_balanced, read_entries
-from data_tools.filter.draws import draw, share
+from data_tools.draws import draw, share
 from data_tools.filter.expression import condition, explained
 from data_tools.filter.pool import count, open_pool
 from data_tools.filter.scores import clip_scores, keep_scored

@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from data_tools.filter.draws import draw, share
+from data_tools.draws import draw, share
 
 
 def values(seed: int, purpose: str, names: list[str]) -> np.ndarray:
