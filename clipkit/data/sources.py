@@ -33,6 +33,7 @@ _OPEN_FILES = 64
 _INDEX_BYTES = 256 << 20
 _NOTES = 20
 _QUIET_S = 2.0
+_UNREACHABLE_S = 60.0
 _THREADS = 32
 
 
@@ -114,9 +115,11 @@ class ShardSource:
         self._indexes: OrderedDict[int, TarIndex] = OrderedDict()
         self._held = 0
         self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self._unreachable: dict[int, float] = {}  # part -> when
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_indexes", "_held", "_files")}
+        own = ("_indexes", "_held", "_files", "_unreachable")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -176,12 +179,15 @@ class ShardSource:
             self._indexes.move_to_end(part)
             return self._indexes[part]
         path = self.paths[part]
+        if time.monotonic() - self._unreachable.get(part, -_UNREACHABLE_S) < _UNREACHABLE_S:
+            raise BadSample("unreachable_shard", "it could not be reached a moment ago")
         try:
             if self.store is None or not is_url(path):
                 index = load_index(path)
             else:
                 index = load_remote_index(path, self.store)
         except StoreError as error:
+            self._unreachable[part] = time.monotonic()
             raise BadSample("unreachable_shard", str(error)) from None
         except DataError as error:
             raise BadSample("unreadable_shard", str(error)) from None

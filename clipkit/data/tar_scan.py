@@ -140,6 +140,8 @@ class _Walk:
         """Note a damage and find the next header behind it."""
         following = self._next_header(position + BLOCK)
         if following is not None:
+            if problem.startswith("cut short"):  # the rest is there: the size was wrong
+                problem = f"broken header at byte {position}"
             problem += f", {following - position} bytes skipped"
         elif position == 0 and self.end >= BLOCK:
             problem = "not a tar file"
