@@ -1,10 +1,14 @@
 """Offline work on shards: thin commands over clipkit, run as `python -m data_tools <tool>`.
 
-What lives here: one file per tool (`demo.py`), the parts a tool is made of next to it
-(`demo_digits.py`, `demo_shapes.py`), and `__main__.py` with one typer command per tool, also
-installed as the console script `clipkit-data`.
+What lives here: one file per tool, or one folder with its command in `command.py` where a tool has
+more than two; `__main__.py` registers the commands and is also the console script `clipkit-data`.
+What the tools share: `map_shards.py` (one function over many shards: `engines/`, done markers in
+`done.py`), `tables.py` (tables and keep-lists, where a sample is named by shard, row and key),
+`embeddings.py` (rows of an embeddings folder under those names), `options.py`, `summary.py`.
 May import: any clipkit room up to layer 3. Nothing in clipkit imports this package.
-To add a tool: write its file with one public function that takes plain arguments and raises
-`clipkit.errors.DataError` for what a user can mend, then add a command in `__main__.py` that
-imports it inside the command, so that `--help` stays fast.
+To add a tool: a function `fn(shard, out, **params)` that writes whole files and returns JSON, given
+to `map_shards`; a typer function with the aliases of `options.py` that imports what is heavy
+inside, so that `--help` stays fast, and ends in `write_summary`; its line in `__main__.py`. What a
+user can mend is raised as `clipkit.errors.DataError`. The same command again goes on where it was
+stopped, and `--dry-run` touches nothing.
 """
