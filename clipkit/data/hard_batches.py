@@ -128,11 +128,9 @@ class HardBatches:
         """For each sample the indices into `ids` of its neighbours, -1 if not in the window."""
         known, index = np.unique(ids, return_index=True)
         for start in range(0, len(ids), _CHUNK):
-            own = ids[start : start + _CHUNK]
-            near = np.asarray(self.neighbours[own], dtype=np.int64)
+            near = np.asarray(self.neighbours[ids[start : start + _CHUNK]], dtype=np.int64)
             at = np.minimum(np.searchsorted(known, near), len(known) - 1)
-            inside = (known[at] == near) & (near != own[:, None])
-            yield from np.where(inside, index[at], -1).tolist()
+            yield from np.where(known[at] == near, index[at], -1).tolist()
 
     def parameters(self) -> dict[str, Any]:
         """What must be equal for a position to mean the same sample; JSON."""

@@ -168,7 +168,7 @@ class Mixture:
 
 
 def order_for_mixture(
-    counts: Sequence[int],
+    counts: Sequence[int] | np.ndarray,
     *,
     seed: int,
     number: int,
@@ -236,11 +236,12 @@ def _interleave(slots: np.ndarray) -> np.ndarray:
     total, scale = int(slots.sum()), 2 * len(slots) - 2
     if scale == 0:
         return np.zeros(total, dtype=np.int64)
+    divisor = np.maximum(slots, 1)
     behind = np.zeros_like(slots)  # scale * (share so far * total - total * slots so far)
     order = np.empty(total, dtype=np.int64)
     for n in range(total):
         behind += scale * slots
-        due = (total * (scale - 1) - behind) / np.maximum(slots, 1)
+        due = (total * (scale - 1) - behind) / divisor
         due[behind < total] = np.inf
         order[n] = s = due.argmin()
         behind[s] -= scale * total

@@ -40,7 +40,7 @@ class Order:
 
     def __init__(
         self,
-        counts: Sequence[int],
+        counts: Sequence[int] | np.ndarray,
         *,
         seed: int,
         global_batch_size: int,
@@ -121,11 +121,6 @@ class Order:
             places[here] += self._window(*key)[inside[here]]
         return epoch, places
 
-    def line_positions(self, step: int, rows: slice) -> tuple[int, np.ndarray]:
-        """Epoch, and the place on that epoch's line of rows `rows` of global batch `step`."""
-        numbers = step * self.batch + np.arange(rows.start, rows.stop)
-        return step // self.batches_per_epoch, self.draw(numbers)[1]
-
     def locate(
         self, epochs: np.ndarray | int, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -161,10 +156,6 @@ class Order:
             "streams": self.streams,
             "window": self.window,
         }
-
-    def sample_seed(self, step: int, row: int) -> list[int]:
-        """Seed of a sample's augmentation: f(seed, step, row), never a worker's."""
-        return [self.seed, 1, step, row]
 
 
 def batch_checksum(ids: np.ndarray, first_row: int) -> int:

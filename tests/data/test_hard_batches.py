@@ -79,7 +79,7 @@ def slow_groups(hard, ids, size):
         group = [head]
         for near in hard.neighbours[ids[head]].tolist():
             at = where.get(near)
-            if near != ids[head] and at in free and at not in group and len(group) < size:
+            if at in free and at not in group and len(group) < size:
                 group.append(at)
         for at in group:
             del free[at]
@@ -131,6 +131,14 @@ def test_no_group_lies_across_two_batches_while_singles_are_left():
     for group in hard._groups(ids, 3):
         assert len({int(batch_of[i]) for i in group}) == 1
     assert len([g for g in hard._groups(ids, 3) if len(g) == 3]) > 50
+
+
+def test_groups_larger_than_a_batch_are_of_a_batch():
+    hard, ids = make(clusters(64, 32), group=1000), np.random.default_rng(0).permutation(64)
+    packed = ids[hard.permutation(0, ids, 8)].reshape(8, 8)
+    assert all(len(set(row % 2)) == 1 for row in packed)  # 2 clusters of 32
+    expected = make(clusters(64, 32), group=8).permutation(0, ids, 8)
+    assert np.array_equal(hard.permutation(0, ids, 8), expected)
 
 
 def test_ranks_are_balanced():

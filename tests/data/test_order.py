@@ -107,7 +107,9 @@ def slow_draw(order, number):
     return epoch, stream * order.stream_length + begin + generator.permutation(length)[inside]
 
 
-@pytest.mark.parametrize("shape", [{}, {"streams": 1}, {"streams": 16}, {"window": 500}])
+@pytest.mark.parametrize(
+    "shape", [{}, {"streams": 16}, {"window": 500}, {"streams": 1, "window": 500}]
+)
 def test_draws_in_any_order_and_of_several_epochs_in_one_call(shape):
     order = make(**shape)
     numbers = np.random.default_rng(0).integers(0, 5 * sum(COUNTS), 300)
