@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +38,10 @@ def load_remote_index(url: str, store: ShardStore) -> TarIndex:
     if data is not None and write_whole(cached, data):
         index = index_from(url, read_fields(cached, (size, None)))
     if index is None:
-        index = replace(build_index(store.local(url)), path=url)
-        write_whole(cached, sidecar_bytes(index_fields(index), (size, 0)))
+        copy = store.local(url)
+        index = replace(build_index(copy), path=url)
+        if os.path.getsize(copy) == size:  # else replaced since it was fetched: the copy is read on
+            write_whole(cached, sidecar_bytes(index_fields(index), (size, 0)))
     return index
 
 

@@ -88,7 +88,8 @@ def expand_shards(
                 name = path if is_url(path) else os.path.normpath(path)
                 if name in paths:
                     raise DataError(
-                        f"{where}: shard '{path}' is listed twice; its samples would be repeated"
+                        f"{where}: shard '{_plain(path)}' is listed twice; its samples would be "
+                        f"repeated"
                     )
                 paths[name] = path
     return list(paths.values())
@@ -99,7 +100,7 @@ def _resolve(item: str, where: str, allow_pipe: bool) -> list[str]:
     if is_pipe(item):
         if not allow_pipe:
             raise DataError(
-                f"{where}: '{item}' would run a shell command; list files or URLs instead"
+                f"{where}: '{_plain(item)}' would run a shell command; list files or URLs instead"
             )
         return [item]
     if is_url(item):
@@ -121,18 +122,28 @@ def _resolve(item: str, where: str, allow_pipe: bool) -> list[str]:
     )
 
 
+def _plain(path: str) -> str:
+    """A path for a message: no credentials of a URL or a pipe."""
+    from clipkit.data.shard_store import plain_url  # which itself imports from here
+
+    return plain_url(path)
+
+
 def _resolve_url(url: str, where: str) -> list[str]:
     """A URL, or what it matches: "*" and "[" are glob signs, "?" begins a query."""
     if url.endswith("/"):
         url += "*.tar"
     if not re.search(r"[*[]", url.partition("?")[0]):
         return [url]
-    from clipkit.data.shard_store import filesystem, plain_url, with_retries
+    from clipkit.data.shard_store import StoreError, filesystem, with_retries
 
     files, path = filesystem(url)
-    found = with_retries(lambda: files.glob(path), url, retries=3)
+    try:
+        found = with_retries(lambda: files.glob(path), url, retries=3)
+    except StoreError as error:
+        raise DataError(f"{where}: {error}; check the URL and the connection") from None
     if not found:
-        raise DataError(f"{where}: nothing matches '{plain_url(url)}'; check the URL")
+        raise DataError(f"{where}: nothing matches '{_plain(url)}'; check the URL")
     return sorted(files.unstrip_protocol(name) for name in found)
 
 
@@ -161,12 +172,13 @@ def resolve_shards(
     for path in paths:
         if is_table(path) and (streaming or is_url(path)):
             raise DataError(
-                f"{where}: '{path}' is a list of files; copy it to disk and set data.mode=indexed"
+                f"{where}: '{_plain(path)}' is a list of files; copy it to disk and set "
+                f"data.mode=indexed"
             )
         if is_url(path) and not (streaming or remote):
             raise DataError(
-                f"{where}: '{path}' is remote; set data.cache_dir, copy it to disk or set "
-                f"data.mode=streaming"
+                f"{where}: '{_plain(path)}' is remote; set data.cache_dir, copy it to disk or "
+                f"set data.mode=streaming"
             )
     return paths
 
