@@ -169,8 +169,8 @@ def _histogram(connection: duckdb.DuckDBPyConnection, sql: str, log: bool) -> Hi
 
 
 def _log_edges(low: float, high: float) -> np.ndarray:
-    """Edges of equal ratio; a single value stands in the middle of an octave."""
-    ends = (low, high) if high > low * 1.05 else (low / math.sqrt(2), low * math.sqrt(2))
+    """Edges of equal ratio; a single value stands in the middle of two octaves."""
+    ends = (low, high) if high > low * 1.05 else (low / 2, high * 2)
     return np.geomspace(*ends, BINS + 1)
 
 

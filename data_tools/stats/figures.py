@@ -45,7 +45,7 @@ def histograms(panels: Sequence[tuple[str, Histogram]]) -> str:
             _ticks(axis.xaxis, found.log)
             _ticks(axis.yaxis, False)
 
-    return _uri(draw, len(panels), 3.9, 2.9)
+    return _uri(draw, len(panels), 3.1, 2.9)
 
 
 def sizes(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> str:
@@ -59,10 +59,12 @@ def sizes(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> str:
         axis.set(xlabel="width", ylabel="height", xscale="log", yscale="log")
         for one in (axis.xaxis, axis.yaxis):
             _ticks(one, True)
-        axis.figure.colorbar(mesh, ax=axis, format=FuncFormatter(_short)).set_label("samples")
+        bar = axis.figure.colorbar(mesh, ax=axis, format=FuncFormatter(_short))
+        bar.set_label("samples")
+        bar.minorticks_off()
         axis.figure.set_dpi(150)
 
-    return _uri(draw, 1, 4.9, 3.9)
+    return _uri(draw, 1, 3.5, 2.9)
 
 
 def _ticks(axis: Axis, log: bool) -> None:

@@ -17,7 +17,7 @@ from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_images import read_image
 from clipkit.data.tar_index import TarIndex, load_index
 from clipkit.errors import DataError
-from clipkit.eval.plain_text import number, printable, shortened
+from clipkit.eval.plain_text import printable, shortened
 from clipkit.eval.thumbnails import thumbnail
 from data_tools.stats import figures
 from data_tools.stats.aggregate import Stats
@@ -134,7 +134,7 @@ def _headline(stats: Stats, shards: Shards) -> list[tuple[str, str, str]]:
 
 def _summaries(stats: Stats) -> list[tuple[str, list[tuple[str, str]]]]:
     return [
-        (name, [(item, number(round(value, 4))) for item, value in found.summary.items()])
+        (name, [(item, _number(value)) for item, value in found.summary.items()])
         for name, found in stats.histograms.items()
     ]
 
@@ -153,6 +153,11 @@ def _share(part: int, whole: int) -> str:
     if text in ("0.0", "100.0") and 0 < part < whole:
         return "< 0.1 %" if part < whole / 2 else "> 99.9 %"
     return f"{text.removesuffix('.0')} %"
+
+
+def _number(value: float) -> str:
+    """Whole where it is whole or large, else two decimals."""
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:,.2f}"
 
 
 def _count(value: int) -> str:

@@ -98,7 +98,7 @@ def _facts(
     return {
         "arguments": arguments,
         **report.facts(),
-        "counts": stats.totals,
+        "counts": {name: count for name, count in stats.totals.items() if name != "samples"},
         "errors": dict(stats.causes),
-        "damaged_shards": dict(shards.damaged),
+        "damaged_shards": [{"shard": name, "damage": damage} for name, damage in shards.damaged],
     }
