@@ -81,4 +81,4 @@ def number_tokenizer(texts: list[str]) -> Tensor:
 
 def small_reader(flip: float = 0.5, size: int = SIZE) -> SampleReader:
     """A reader that augments."""
-    return SampleReader(TrainTransform((size, size), (0.5, 1.0), flip=flip))
+    return SampleReader({"image": TrainTransform((size, size), (0.5, 1.0), flip=flip)})

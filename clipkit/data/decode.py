@@ -1,12 +1,17 @@
-"""Image bytes -> (3, H, W) uint8 RGB.
+"""Image bytes -> (3, H, W) uint8 RGB in HWC memory; limits before any decoding.
 
-torchvision for JPEG, Pillow for the rest; limits before any decoding.
+JPEG, PNG (first frame) and WebP (first frame) are opened, by content and not by name; every other
+format is refused: what is rare in image-text data is not worth another parser of foreign bytes.
+libjpeg-turbo decodes JPEG, through simplejpeg where it is installed (the extra `fast-decode`:
+quicker, and able to decode at a reduced size), else through torchvision; their pixels are equal.
+Pillow decodes PNG and WebP, and the JPEGs that those refuse.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +20,93 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from clipkit.data.bad_samples import BadSample
+from clipkit.errors import ConfigError
 
+try:
+    import simplejpeg
+except ImportError:  # the extra `fast-decode`
+    simplejpeg = None
+
+Exif = Literal["ignore", "apply"]
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAX_ASPECT = 1000
+_CMYK = 4  # channels
+_ORIENTATION = 0x0112
+# EXIF orientation -> (swap height and width, then dimensions to flip) of a (3, H, W) tensor
+_TURNS = {
+    2: (False, (2,)),
+    3: (False, (1, 2)),
+    4: (False, (1,)),
+    5: (True, ()),
+    6: (True, (2,)),
+    7: (True, (1, 2)),
+    8: (True, (1,)),
+}
+
+
+class _JpegHeader(NamedTuple):
+    """What the segments in front of a JPEG's pixels tell."""
+
+    height: int
+    width: int
+    channels: int
+    exif: bytes
+
+
+def decode_image(
+    data: bytes,
+    *,
+    max_pixels: int,
+    max_bytes: int,
+    exif: Exif = "ignore",
+    at_least: tuple[int, int] | None = None,
+) -> Tensor:
+    """Decode to (3, H, W) uint8 RGB, in HWC memory.
+
+    Args:
+        data: The file.
+        max_pixels: Limit on width x height, checked before decoding.
+        max_bytes: Limit on the file.
+        exif: Whether a photograph's orientation tag turns it.
+        at_least: (H, W) that are enough: a JPEG is decoded at the smallest of libjpeg's scales
+            (n/8) that gives no less. Needs the extra `fast-decode`. None: the full size.
+
+    Raises:
+        BadSample: Too large, of an extreme shape, of another format, cut short or damaged.
+    """
+    if len(data) > max_bytes:
+        raise BadSample("too_many_bytes", f"{len(data)} bytes")
+    header = _jpeg_header(data)
+    if header:  # a JPEG of unknown size goes to Pillow, which checks it
+        _check_pixels(header.width, header.height, max_pixels)
+        _check_sides(header.width, header.height)
+        turn = _orientation(header.exif) if exif == "apply" else 1
+        if at_least and _swaps(turn):
+            at_least = at_least[::-1]
+        image = _decode_jpeg(data, header, at_least)
+        if image is not None:
+            return _turned(image, turn)
+    opened, block = _open(data, max_pixels)
+    pixels = torch.from_numpy(np.array(check_shape(opened))).permute(2, 0, 1)
+    return _turned(pixels, _orientation(block) if exif == "apply" else 1)
+
+
+def image_size(data: bytes, exif: Exif = "ignore") -> tuple[int, int] | None:
+    """(H, W) that `decode_image` gives at full size, from a JPEG's header; None: not known so."""
+    header = _jpeg_header(data)
+    if header is None:
+        return None
+    swap = exif == "apply" and _swaps(_orientation(header.exif))
+    return (header.width, header.height) if swap else (header.height, header.width)
+
+
+def check_scaled_decoder() -> None:
+    """Raises ConfigError unless JPEGs can be decoded at a reduced size."""
+    if simplejpeg is None:
+        raise ConfigError(
+            "data.decode: scaled needs simplejpeg; pip install clipkit[fast-decode], or set "
+            "data.decode=exact"
+        )
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
@@ -28,18 +117,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         BadSample: Unreadable, of another format, or larger than `max_pixels`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if image.width * image.height > max_pixels:
-                raise BadSample("too_many_pixels", f"{image.width} x {image.height} pixels")
-            image.load()
-            return _as_rgb(image)
-    except BadSample:
-        raise
-    except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsers do
-        raise BadSample("unreadable_image", str(error)) from None
+    return _open(data, max_pixels)[0]
 
 
 def check_shape(image: Image.Image) -> Image.Image:
@@ -48,9 +126,35 @@ def check_shape(image: Image.Image) -> Image.Image:
     Raises:
         BadSample: A side is more than a thousand times the other.
     """
-    if max(image.size) > _MAX_ASPECT * min(image.size):
-        raise BadSample("extreme_shape", f"{image.width} x {image.height} pixels")
+    _check_sides(*image.size)
     return image
+
+
+def _check_sides(width: int, height: int) -> None:
+    if max(width, height) > _MAX_ASPECT * min(width, height):
+        raise BadSample("extreme_shape", f"{width} x {height} pixels")
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadSample("too_many_pixels", f"{width} x {height} pixels")
+
+
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, bytes]:
+    """RGB image and its EXIF block."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_pixels(image.width, image.height, max_pixels)
+            image.load()
+            return _as_rgb(image), image.info.get("exif") or b""
+    except BadSample:
+        raise
+    except Image.DecompressionBombError as error:  # beyond Pillow's own limit, 179 million
+        raise BadSample("too_many_pixels", str(error)) from None
+    except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsers do
+        raise BadSample("unreadable_image", str(error)) from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -64,42 +168,75 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _jpeg_pixels(data: bytes) -> int:
-    """Width x height from a JPEG's frame header, 0 if there is none right behind plain segments."""
+def _decode_jpeg(
+    data: bytes, header: _JpegHeader, at_least: tuple[int, int] | None
+) -> Tensor | None:
+    """None: the decoders refuse it (damage, some CMYK); Pillow decides which."""
+    if at_least:
+        check_scaled_decoder()
+    if simplejpeg is not None and header.channels != _CMYK:  # its CMYK has other colours
+        height, width = at_least or (0, 0)
+        try:
+            pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
+            return torch.from_numpy(pixels).permute(2, 0, 1)
+        except ValueError:  # also for what the others only warn of
+            pass
+    try:
+        raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return decode_jpeg(raw, mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+
+
+def _swaps(orientation: int) -> bool:
+    """Whether height and width change places."""
+    return _TURNS.get(orientation, (False, ()))[0]
+
+
+def _turned(image: Tensor, orientation: int) -> Tensor:
+    """The image upright, in HWC memory."""
+    if orientation not in _TURNS:
+        return image
+    swap, flips = _TURNS[orientation]
+    image = (image.transpose(1, 2) if swap else image).flip(flips)
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation tag of an EXIF block; 1, upright, where there is none or it is damaged."""
+    if not exif:
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = Image.Exif()
+            tags.load(exif)
+            return int(tags.get(_ORIENTATION, 1))
+    except Exception:  # foreign bytes again; a picture is not lost for its metadata
+        return 1
+
+
+def _jpeg_header(data: bytes) -> _JpegHeader | None:
+    """None if a JPEG's frame header is not right behind plain segments, or it is no JPEG."""
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    exif = b""
     i = 2
     while i + 9 < len(data):
         if data[i] != 0xFF:
-            return 0
+            return None
         marker = data[i + 1]
         if marker == 0xFF:
             i += 1
             continue
         if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # junk or a marker without length: not for us
-            return 0
+            return None
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[i + 5 : i + 7], "big") * int.from_bytes(
-                data[i + 7 : i + 9], "big"
-            )
-        i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
-    return 0
-
-
-def decode_image(data: bytes, *, max_pixels: int, max_bytes: int) -> Tensor:
-    """Decode to (3, H, W) uint8 RGB, in HWC memory.
-
-    Raises:
-        BadSample: Too large, or unreadable.
-    """
-    if len(data) > max_bytes:
-        raise BadSample("too_many_bytes", f"{len(data)} bytes")
-    pixels = _jpeg_pixels(data) if data[:3] == b"\xff\xd8\xff" else 0
-    if pixels > max_pixels:
-        raise BadSample("too_many_pixels", f"{pixels} pixels")
-    if pixels:  # a JPEG of unknown size goes to Pillow, which checks it
-        try:
-            raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_jpeg(raw, mode=ImageReadMode.RGB)
-        except RuntimeError:  # CMYK variants and damage: Pillow decides which
-            pass
-    array = np.array(open_image(data, max_pixels))  # (H, W, 3)
-    return torch.from_numpy(array).permute(2, 0, 1)
+            height = int.from_bytes(data[i + 5 : i + 7], "big")
+            width = int.from_bytes(data[i + 7 : i + 9], "big")
+            return _JpegHeader(height, width, data[i + 9], exif) if height and width else None
+        length = int.from_bytes(data[i + 2 : i + 4], "big")
+        if marker == 0xE1 and not exif and data[i + 4 : i + 10] == b"Exif\0\0":
+            exif = data[i + 4 : i + 2 + length]
+        i += 2 + length
+    return None

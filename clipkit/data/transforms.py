@@ -1,14 +1,29 @@
-"""Random resized crop and flip on uint8 tensors, from a generator the caller seeds per sample."""
+"""Random resized crop and flip on uint8 tensors, from a generator the caller seeds per sample.
+
+The crop is drawn from the image's size alone, before or after decoding, and may be applied to a
+smaller decode of the same image.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
-from torchvision.transforms.v2.functional import InterpolationMode
+from torch.nn.functional import interpolate
+
+
+class Crop(NamedTuple):
+    """A box in pixels of the full image, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
 
 
 @dataclass(frozen=True)
@@ -29,22 +44,43 @@ class TrainTransform:
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """(3, H, W) uint8 -> (3, *size) uint8."""
-        top, left, height, width = self._box(image.shape[1], image.shape[2], rng)
-        flip = rng.random() < self.flip
-        if (height, width) == self.size == tuple(image.shape[1:]):
+        return self.apply(image, self.draw(image.shape[1], image.shape[2], rng))
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
+        """A crop of an image of this size."""
+        return Crop(*self._box(height, width, rng), rng.random() < self.flip)
+
+    def enough(self, crop: Crop, height: int, width: int) -> tuple[int, int]:
+        """Least (H, W) of a decode of a (height, width) image whose crop is no smaller than `size`;
+        the full size where the crop is smaller already."""
+        return (
+            min(height, -(-height * self.size[0] // crop.height)),
+            min(width, -(-width * self.size[1] // crop.width)),
+        )
+
+    def apply(self, image: Tensor, crop: Crop, full: tuple[int, int] | None = None) -> Tensor:
+        """Cut, resize and flip.
+
+        Args:
+            image: (3, H, W) uint8, best in HWC memory.
+            crop: In pixels of the full image.
+            full: (H, W) of the full image where `image` is a smaller decode of it.
+
+        Returns:
+            (3, *size) uint8 in HWC memory.
+        """
+        height, width = image.shape[1:]
+        if full is not None and full != (height, width):
+            crop = _on_decode(crop, height, width, full)
+        if (crop.height, crop.width) == self.size == (height, width):
             out = image
         else:
-            out = tv.resized_crop(
-                image,
-                top,
-                left,
-                height,
-                width,
-                list(self.size),
-                InterpolationMode.BICUBIC,
-                antialias=True,
-            )
-        return out.flip(-1) if flip else out
+            rows = slice(crop.top, crop.top + crop.height)
+            columns = slice(crop.left, crop.left + crop.width)
+            # uint8 is resized without changing its layout only where it is whole and in HWC memory
+            box = image.permute(1, 2, 0)[rows, columns].contiguous()[None].permute(0, 3, 1, 2)
+            out = interpolate(box, self.size, mode="bicubic", antialias=True)[0]
+        return out.flip(-1) if crop.flip else out
 
     def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Top, left, height, width; torchvision's RandomResizedCrop with our generator."""
@@ -62,3 +98,14 @@ class TrainTransform:
         aspect = min(max(width / height, self.ratio[0]), self.ratio[1])
         w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
         return (height - h) // 2, (width - w) // 2, max(h, 1), max(w, 1)
+
+
+def _on_decode(crop: Crop, height: int, width: int, full: tuple[int, int]) -> Crop:
+    """The crop of a full image on a (height, width) decode of it, to the nearest pixel.
+
+    Size and position are rounded by themselves, so that the size never falls short.
+    """
+    rows, columns = height / full[0], width / full[1]
+    h, w = max(1, round(crop.height * rows)), max(1, round(crop.width * columns))
+    top, left = min(round(crop.top * rows), height - h), min(round(crop.left * columns), width - w)
+    return Crop(top, left, h, w, crop.flip)

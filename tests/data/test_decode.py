@@ -4,18 +4,29 @@ import contextlib
 import io
 import random
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from clipkit.bench.measure import extra_mb
+from clipkit.data import decode as room
 from clipkit.data.bad_samples import BadSample
-from clipkit.data.decode import _jpeg_pixels, decode_image, open_image
+from clipkit.data.decode import (
+    _jpeg_header,
+    check_scaled_decoder,
+    decode_image,
+    image_size,
+    open_image,
+)
+from clipkit.errors import ConfigError
 from tests.fixtures_shards import image_bytes
 
 LIMITS = {"max_pixels": 1_000_000, "max_bytes": 1_000_000}
+needs_simplejpeg = pytest.mark.skipif(room.simplejpeg is None, reason="needs simplejpeg")
 RNG = np.random.default_rng(0)
 SMOOTH = np.linspace(0, 255, 24 * 32 * 3).reshape(24, 32, 3).astype(np.uint8)
 
@@ -89,17 +100,103 @@ def test_16_bit_gray_is_scaled_not_clipped():
     near(got.to(dtype=torch.uint8), np.repeat((values / 257)[..., None], 3, 2), 1.0)
 
 
-def test_16_bit_rgb():
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+def png_chunk(kind, data):
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    pixel = struct.pack(">HHH", 65535, 32768, 0)
-    rows = zlib.compress((b"\0" + pixel * 5) * 5)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 5, 16, 2, 0, 0, 0))
-    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    assert decode(data)[:, 0, 0].tolist() == [255, 128, 0]
+
+def png(color_type, depth, row, width, height, extra=()):
+    """A PNG by hand: every row is `row`."""
+    head = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
+    chunks = [(b"IHDR", head), *extra, (b"IDAT", zlib.compress((b"\0" + row) * height))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*c) for c in (*chunks, (b"IEND", b"")))
+
+
+@pytest.mark.parametrize(
+    ("color_type", "depth", "row", "color"),
+    [
+        (2, 16, struct.pack(">HHH", 65535, 32768, 0) * 8, (255, 128, 0)),
+        (6, 16, struct.pack(">HHHH", 65535, 0, 0, 0) * 8, (255, 255, 255)),
+        (6, 16, struct.pack(">HHHH", 0, 0, 65535, 65535) * 8, (0, 0, 255)),
+        (0, 16, struct.pack(">H", 27499) * 8, (106, 106, 106)),  # 27499 / 257 = 107.0
+        (4, 16, struct.pack(">HH", 0, 32768) * 8, (127, 127, 127)),
+        (0, 1, b"\xaa", (127, 127, 127)),  # black and white in turn
+        (0, 2, b"\x55\x55", (85, 85, 85)),
+    ],
+)
+def test_png_bit_depths(color_type, depth, row, color):
+    got = decode(png(color_type, depth, row, 8, 4)).float().mean((1, 2))
+    assert got.numpy() == pytest.approx(color, abs=1.01)
+
+
+def flat(mode, color):
+    return Image.new(mode, (24, 16), color)
+
+
+FORMATS = {  # name -> (kind, image, options, mean colour)
+    "jpeg": ("JPEG", flat("RGB", (200, 60, 30)), {"quality": 95}, (200, 60, 30)),
+    "jpeg 4:4:4 progressive": (
+        "JPEG",
+        flat("RGB", (200, 60, 30)),
+        {"quality": 95, "subsampling": 0, "progressive": True},
+        (200, 60, 30),
+    ),
+    "jpeg gray": ("JPEG", flat("L", 90), {"quality": 95}, (90, 90, 90)),
+    "jpeg cmyk (inverted, Adobe)": (
+        "JPEG",
+        flat("RGB", (200, 60, 30)).convert("CMYK"),
+        {"quality": 95},
+        (200, 60, 30),
+    ),
+    "png": ("PNG", flat("RGB", (200, 60, 30)), {}, (200, 60, 30)),
+    "png alpha": ("PNG", flat("RGBA", (200, 60, 30, 51)), {}, (244, 216, 210)),
+    "png gray alpha": ("PNG", flat("LA", (100, 51)), {}, (224, 224, 224)),
+    "png palette": ("PNG", flat("RGB", (200, 60, 30)).quantize(4), {}, (200, 60, 30)),
+    "png palette, transparent": (
+        "PNG",
+        flat("RGB", (200, 60, 30)).quantize(4),
+        {"transparency": 0},
+        (255, 255, 255),
+    ),
+    "png gray": ("PNG", flat("L", 90), {}, (90, 90, 90)),
+    "png 1 bit": ("PNG", flat("1", 1), {}, (255, 255, 255)),
+    "png rgb, transparent colour": (
+        "PNG",
+        flat("RGB", (200, 60, 30)),
+        {"transparency": (200, 60, 30)},
+        (255, 255, 255),
+    ),
+    "webp": ("WEBP", flat("RGB", (200, 60, 30)), {"quality": 95}, (200, 60, 30)),
+    "webp alpha": ("WEBP", flat("RGBA", (200, 60, 30, 51)), {"lossless": True}, (244, 216, 210)),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("library", ["simplejpeg", "torchvision"])
+def test_mean_colour_of_every_format(name, library, monkeypatch):
+    if library == "torchvision":
+        monkeypatch.setattr(room, "simplejpeg", None)
+    kind, image, options, color = FORMATS[name]
+    got = decode(encode(image, kind, **options))
+    assert got.shape == (3, 16, 24) and got.dtype == torch.uint8
+    assert got.float().mean((1, 2)).numpy() == pytest.approx(color, abs=3)
+    assert got.permute(1, 2, 0).is_contiguous(), "HWC memory: what the resize is quick on"
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("size", [(101, 77), (64, 64), (33, 90), (7, 5)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_both_jpeg_libraries_give_the_same_pixels(size, subsampling, progressive, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    for mode, quality in (("RGB", 90), ("RGB", 20), ("L", 90)):
+        options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+        data = encode(image.convert(mode), "JPEG", **options)
+        got = decode(data)
+        monkeypatch.setattr(room, "simplejpeg", None)
+        assert torch.equal(got, decode(data))
+        monkeypatch.undo()
 
 
 def test_gray_and_cmyk_jpeg():
@@ -109,11 +206,100 @@ def test_gray_and_cmyk_jpeg():
     near(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), 3.0)
 
 
-def test_exif_orientation_is_ignored():
+def turned(kind, orientation, **options):
     image = Image.fromarray(SMOOTH)
     exif = image.getexif()
-    exif[0x0112] = 6
-    assert decode(encode(image, "JPEG", exif=exif.tobytes())).shape == (3, 24, 32)
+    exif[0x0112] = orientation
+    return encode(image, kind, exif=exif.tobytes(), **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})]
+)
+def test_exif_orientation_as_pillow_applies_it(kind, options, orientation):
+    data = turned(kind, orientation, **options)
+    image = Image.open(io.BytesIO(data))
+    got = decode(data, exif="apply")
+    near(got, np.asarray(ImageOps.exif_transpose(image).convert("RGB")), 0.01)
+    assert got.permute(1, 2, 0).is_contiguous()
+    assert decode(data).shape == (3, 24, 32), "ignored unless asked for"
+    if kind == "JPEG":
+        assert image_size(data, "apply") == tuple(got.shape[1:]) and image_size(data) == (24, 32)
+    else:
+        assert image_size(data) is None
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"x" * 99])
+def test_damaged_exif_costs_no_image(exif):
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = encode(Image.fromarray(SMOOTH), kind, exif=exif)
+        assert decode(data, exif="apply").shape == (3, 24, 32)
+
+
+def test_an_orientation_that_does_not_exist_is_upright():
+    assert decode(turned("JPEG", 9), exif="apply").shape == (3, 24, 32)
+
+
+@needs_simplejpeg
+class TestScaled:
+    """A smaller decode of the same picture."""
+
+    PHOTO = Image.fromarray(SMOOTH).resize((640, 480), Image.Resampling.BICUBIC)
+
+    @pytest.mark.parametrize(
+        ("at_least", "shape"),
+        [
+            ((480, 640), (480, 640)),
+            ((240, 1), (240, 320)),
+            ((1, 320), (240, 320)),
+            ((241, 320), (300, 400)),
+            ((60, 80), (60, 80)),
+            ((1, 1), (60, 80)),
+        ],
+    )
+    def test_smallest_scale_that_suffices(self, at_least, shape):
+        data = encode(self.PHOTO, "JPEG", quality=95)
+        got = decode(data, at_least=at_least)
+        assert tuple(got.shape[1:]) == shape
+        near(got, np.asarray(self.PHOTO.resize(shape[::-1], Image.Resampling.BOX)), 3.0)
+
+    def test_sizes_are_meant_after_turning(self):
+        image = self.PHOTO
+        exif = image.getexif()
+        exif[0x0112] = 6
+        data = encode(image, "JPEG", quality=95, exif=exif.tobytes())
+        assert decode(data, at_least=(600, 200), exif="apply").shape == (3, 640, 480)
+        assert decode(data, at_least=(200, 240), exif="apply").shape == (3, 320, 240)
+
+    def test_other_formats_and_cmyk_come_whole(self):
+        for image, kind in ((self.PHOTO, "PNG"), (self.PHOTO.convert("CMYK"), "JPEG")):
+            assert decode(encode(image, kind), at_least=(10, 10)).shape == (3, 480, 640)
+
+    def test_a_cut_file_is_as_bad_as_at_full_size(self):
+        data = encode(self.PHOTO, "JPEG")
+        assert cause(data[:-2], at_least=(60, 80)) == "unreadable_image"
+
+
+def test_scaled_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(room, "simplejpeg", None)
+    with pytest.raises(ConfigError, match=r"pip install clipkit\[fast-decode\]"):
+        check_scaled_decoder()
+
+
+@pytest.mark.parametrize("library", ["simplejpeg", "torchvision"])
+def test_a_jpeg_without_its_end_is_bad(library, monkeypatch):
+    if library == "torchvision":
+        monkeypatch.setattr(room, "simplejpeg", None)
+    data = encode(Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)), "JPEG")
+    assert data[-2:] == b"\xff\xd9" and decode(data + b"trailing bytes").shape == (3, 40, 40)
+    assert cause(data[:-2]) == "unreadable_image"
+
+
+@pytest.mark.parametrize(("kind", "side"), [("JPEG", 2002), ("PNG", 2002), ("WEBP", 2002)])
+def test_extreme_shapes_are_bad(kind, side):
+    assert cause(encode(Image.new("RGB", (side, 2)), kind)) == "extreme_shape"
+    assert decode(encode(Image.new("RGB", (side - 2, 2)), kind)).shape == (3, 2, side - 2)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -146,6 +332,8 @@ class TestLimits:
 
         monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
         monkeypatch.setattr("clipkit.data.decode.decode_jpeg", refuse)
+        if room.simplejpeg is not None:
+            monkeypatch.setattr("simplejpeg.decode_jpeg", refuse)
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
     def test_too_many_pixels(self, kind):
@@ -177,10 +365,39 @@ class TestLimits:
         assert cause(b"x" * 11, max_bytes=10) == "too_many_bytes"
 
 
-def test_jpeg_pixels_from_the_header():
-    assert _jpeg_pixels(image_bytes(kind="JPEG", side=33)) == 33 * 33
-    assert _jpeg_pixels(b"\xff\xd8\xff\xe0\0\0") == 0
-    assert _jpeg_pixels(b"\xff\xd8" + b"\xff" * 100) == 0
+def bombs():
+    """Name -> (a small file that unpacks to much, its cause)."""
+    packed = zlib.compress(bytes(20_000_000))
+    webp = bytearray(encode(Image.new("RGB", (8, 8)), "WEBP", lossless=True))
+    webp[21:25] = struct.pack("<I", 16382 | 16382 << 14)  # 16383 x 16383
+    jpeg = bytearray(encode(Image.new("L", (4000, 4000)), "JPEG", quality=1, progressive=True))
+    frame = jpeg.index(b"\xff\xc2")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 16_000, 16_000)
+    return {
+        "png": (encode(Image.new("1", (7500, 7500)), "PNG"), "too_many_pixels"),
+        "jpeg": (bytes(jpeg), "too_many_pixels"),
+        "webp": (bytes(webp), "too_many_pixels"),
+        "text": (png(2, 8, b"abc", 1, 1, [(b"zTXt", b"a\0\0" + packed)]), "unreadable_image"),
+        "profile": (png(2, 8, b"abc", 1, 1, [(b"iCCP", b"a\0\0" + packed)]), "unreadable_image"),
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("name", ["png", "jpeg", "webp", "text", "profile"])
+def test_bombs_stay_packed(name):
+    data, expected = bombs()[name]
+    assert len(data) < 100_000
+    found = []
+    limits = {"max_pixels": 50_000_000, "max_bytes": 50_000_000}
+    assert extra_mb(lambda: found.append(cause(data, **limits))) < 15
+    assert found == [expected]
+
+
+def test_size_from_the_header():
+    header = _jpeg_header(image_bytes(kind="JPEG", side=33))
+    assert header and header[:3] == (33, 33, 3)
+    assert _jpeg_header(b"\xff\xd8\xff\xe0\0\0") is None
+    assert _jpeg_header(b"\xff\xd8" + b"\xff" * 100) is None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
