@@ -69,7 +69,7 @@ def decode_image(
         max_bytes: Limit on the file.
         exif: Whether a photograph's orientation tag turns it.
         at_least: (H, W) that are enough: a JPEG is decoded at the smallest of libjpeg's scales
-            (n/8) that gives no less. Needs the extra `fast-decode`. None: the full size.
+            1/8, 1/4, 3/8, 1/2 that gives no less. Needs the extra `fast-decode`. None: full size.
 
     Raises:
         BadSample: Too large, of an extreme shape, of another format, cut short or damaged.
@@ -176,6 +176,8 @@ def _decode_jpeg(
         check_scaled_decoder()
     if simplejpeg is not None and header.channels != _CMYK:  # its CMYK has other colours
         height, width = at_least or (0, 0)
+        if 2 * height > header.height or 2 * width > header.width:
+            height = width = 0  # 5/8 and up are hardly faster than the full size
         try:
             pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
             return torch.from_numpy(pixels).permute(2, 0, 1)

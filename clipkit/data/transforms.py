@@ -51,11 +51,11 @@ class TrainTransform:
         return Crop(*self._box(height, width, rng), rng.random() < self.flip)
 
     def enough(self, crop: Crop, height: int, width: int) -> tuple[int, int]:
-        """Least (H, W) of a decode of a (height, width) image whose crop is no smaller than `size`;
-        the full size where the crop is smaller already."""
+        """Least (H, W) of a decode of a (height, width) image whose crop, its edges rounded to
+        pixels, is no smaller than `size`; the full size where the crop is smaller already."""
         return (
-            min(height, -(-height * self.size[0] // crop.height)),
-            min(width, -(-width * self.size[1] // crop.width)),
+            min(height, -(-height * (self.size[0] + 1) // crop.height)),
+            min(width, -(-width * (self.size[1] + 1) // crop.width)),
         )
 
     def apply(self, image: Tensor, crop: Crop, full: tuple[int, int] | None = None) -> Tensor:
@@ -101,11 +101,9 @@ class TrainTransform:
 
 
 def _on_decode(crop: Crop, height: int, width: int, full: tuple[int, int]) -> Crop:
-    """The crop of a full image on a (height, width) decode of it, to the nearest pixel.
-
-    Size and position are rounded by themselves, so that the size never falls short.
-    """
+    """The crop of a full image on a (height, width) decode of it, each edge at the nearest pixel."""
     rows, columns = height / full[0], width / full[1]
-    h, w = max(1, round(crop.height * rows)), max(1, round(crop.width * columns))
-    top, left = min(round(crop.top * rows), height - h), min(round(crop.left * columns), width - w)
-    return Crop(top, left, h, w, crop.flip)
+    top, left = min(round(crop.top * rows), height - 1), min(round(crop.left * columns), width - 1)
+    bottom = max(round((crop.top + crop.height) * rows), top + 1)
+    right = max(round((crop.left + crop.width) * columns), left + 1)
+    return Crop(top, left, bottom - top, right - left, crop.flip)

@@ -225,7 +225,7 @@ class TestScaled:
         exact, scaled = ([i["image"].float() for i in self.images(d)] for d in ("exact", "scaled"))
         same = [float((e - s).abs().mean()) for e, s in zip(exact, scaled)]
         other = [float((e - s).abs().mean()) for e, s in zip(exact, scaled[1:])]
-        assert 0 < min(same) and max(same) < 5 < 20 < min(other)
+        assert min(same) > 0 and 4 * max(same) < min(other), "half a pixel off at most"
 
     def test_the_largest_need_of_all_views_counts(self, monkeypatch):
         shapes = []

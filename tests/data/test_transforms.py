@@ -110,8 +110,8 @@ class TestSmallerDecode:
             crop = transform.draw(*full, rng(seed))
             sizes = zip(transform.enough(crop, *full), full, (crop.height, crop.width), (32, 40))
             for least, whole, side, wanted in sizes:
-                assert side * least >= wanted * whole or least == whole
-                assert side * (least - 1) < wanted * whole
+                assert side * least >= (wanted + 1) * whole or least == whole
+                assert side * (least - 1) < (wanted + 1) * whole
 
     def test_the_crop_never_falls_short_nor_leaves_the_image(self, monkeypatch):
         sizes = []
