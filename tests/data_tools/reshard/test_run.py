@@ -121,9 +121,7 @@ def test_a_list_of_other_shards_is_refused(tmp_path: Path, shards: list[str]) ->
 
 
 def test_equal_keys_are_numbered_on_demand(tmp_path: Path) -> None:
-    paths = [
-        str(write_tar(tmp_path / name / "0.tar", [("k.txt", name.encode())])) for name in "ab"
-    ]
+    paths = [str(write_tar(tmp_path / name / "0.tar", [("k.txt", name.encode())])) for name in "ab"]
     with pytest.raises(DataError, match="key 'k'; give --new-keys"):
         reshard(paths, tmp_path / "out")
     reshard(paths, tmp_path / "out", new_keys=True)
