@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -169,24 +170,32 @@ def test_a_shard_named_twice_or_an_out_that_is_a_file_is_an_error(
         map_shards(functions.count_calls, shards, out=Path(shards[0]), params={})
 
 
-def test_an_interrupt_keeps_what_is_done(
+def test_an_interrupt_keeps_what_is_done_and_ends_the_engine(
     tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []
 
-    def interrupted(tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[int, Outcome]]:
+    def engine(tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[int, Outcome]]:
         try:
-            yield 0, run_task(tasks[0])
-            yield 1, run_task(tasks[1])
-            raise KeyboardInterrupt
+            yield from ((number, run_task(task)) for number, task in enumerate(tasks))
         finally:
             closed.append(True)
 
-    monkeypatch.setattr(tool, "load_engine", lambda name: interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        map_shards(functions.count_calls, shards, out=tmp_path, params={})
-    assert closed and calls(tmp_path) == ALL[:2]
-    monkeypatch.setattr(tool, "load_engine", lambda name: serial)
+    @contextmanager
+    def interrupted(*_: object) -> Iterator[Callable[[Outcome], None]]:
+        def tick(outcome: Outcome) -> None:
+            if outcome.result and outcome.result["name"] == "b.tar":
+                raise KeyboardInterrupt
+
+        yield tick
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "load_engine", lambda name: engine)
+        patch.setattr(tool, "_bar", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            map_shards(functions.count_calls, shards, out=tmp_path, params={})
+        assert closed and caught  # while its frames are still alive
+    assert calls(tmp_path) == ALL[:2]
     map_shards(functions.count_calls, shards, out=tmp_path, params={})
     assert calls(tmp_path) == ALL[2:]
 

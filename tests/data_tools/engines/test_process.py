@@ -59,7 +59,7 @@ from data_tools.map_shards import map_shards
 from tests.data_tools import shard_functions as functions
 try:
     map_shards(functions.sleep, sys.argv[2:], out=Path(sys.argv[1]), params={"seconds": 60},
-               workers=2, progress=False)
+               workers=3, progress=False)
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -74,6 +74,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, stop: signal.Signals) -> 
     try:
         assert until(lambda: len(list(out.glob("slow*.pid"))) == 2)
         assert until(lambda: all(path.read_text() for path in out.glob("slow*.pid")))
+        assert until(lambda: any((out / ".done").glob("quick*.json")))  # its worker is idle now
         pids = [int(path.read_text()) for path in out.glob("slow*.pid")]
         if stop == signal.SIGINT:  # as a terminal does: all of the group get it
             os.killpg(parent.pid, stop)
@@ -86,3 +87,22 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, stop: signal.Signals) -> 
         assert [path.name.split(".")[0] for path in (out / ".done").iterdir()] == ["quick"]
     finally:
         parent.kill()
+
+
+WORKER = """
+import multiprocessing, os, signal, time
+from data_tools.engines.process import _start_worker
+reader, writer = multiprocessing.Pipe(duplex=False)
+_start_worker(reader)
+os.kill(os.getpid(), signal.SIGINT)
+print("alive", os.environ["OMP_NUM_THREADS"], flush=True)
+writer.close()
+time.sleep(20)
+"""
+
+
+def test_a_worker_ignores_ctrl_c_and_follows_its_lifeline() -> None:
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", WORKER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "alive 1\n", "")
