@@ -235,6 +235,30 @@ def test_as_a_process(place):
     assert done.stderr.count("\n") == 1 and "did you mean 'lr'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("data.train={D}/gone-{{0..9}}.tar", "gone-0.tar"),
+        ("data.train={D}/hollow", "holds no *.tar"),
+        ("train.global_batch_size=64", "holds 12 samples, fewer than"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["indexed", "streaming"])
+def test_no_data_never_hangs(place, override, named, mode):
+    if mode == "streaming" and "batch" in override:
+        override, named = "data.workers=4", "3 shards cannot be dealt to 1 ranks x 4 workers"
+    override = override.replace("{D}", str(place)).replace("{{", "{").replace("}}", "}")
+    done = subprocess.run(
+        [sys.executable, "-m", "clipkit", "train", str(place / "run.yaml")]
+        + [override, f"data.mode={mode}"],
+        capture_output=True,
+        text=True,
+        env=environment(place),
+        timeout=10,
+    )
+    assert done.returncode == 3 and named in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_fake_torch_is_live(place):
     done = subprocess.run(
         [sys.executable, "-c", "import torch"],

@@ -52,13 +52,38 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ig
     assert results["classes"]["n"] == 12 and 0 <= results["classes"]["acc1"] <= 1
 
 
-def test_the_loss_falls_and_bad_samples_are_counted(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
-    config = write_run(tmp_path, data={"workers": 0, "max_bad_fraction": 0.5})
-    write_shards(tmp_path / "data" / "train", [40, 24, 36], bad=(3, 50))
+def test_the_loss_falls(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0})
     ranks(1).run(fit_in_pool, str(config), ["optim.lr=3e-3", "data.crop_scale=[1.0,1.0]"])
     lines = metrics(tmp_path / "runs" / "r")
     assert sum(m["train/loss"] for m in lines[-3:]) < sum(m["train/loss"] for m in lines[:3])
-    assert lines[-1]["train/bad_samples"] >= 2
+    assert lines[-1]["train/bad_samples"] == 0
+
+
+def test_bad_samples_of_all_ranks_are_counted_and_listed_over_restarts(
+    tmp_path: Path, ranks
+) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(tmp_path, data={"workers": 0, "max_bad_fraction": 0.5})
+    write_shards(tmp_path / "data" / "train", [40, 24, 36], bad=(3, 50, 51, 77))
+    options = ["optim.schedule=constant", "run.resume=auto", "train.total_steps=8"]
+    ranks(1).run(fit_in_pool, str(config), [*options, "run.name=one"])
+    ranks(2).run(fit_in_pool, str(config), [*options, "run.name=two", "train.total_steps=5"])
+    ranks(1).run(fit_in_pool, str(config), [*options, "run.name=two"])
+    one, two = tmp_path / "runs" / "one", tmp_path / "runs" / "two"
+    counts = [m["train/bad_samples"] for m in metrics(one)]
+    assert counts == [m["train/bad_samples"] for m in metrics(two)] and counts[-1] >= 4
+    last = json.loads((two / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["train/bad_samples/unreadable_image"] == counts[-1]
+    listed = {folder: sorted(map(tuple, _listed(folder))) for folder in (one, two)}
+    assert listed[one] == listed[two] and len(listed[one]) == counts[-1]
+    assert {key for *_, key in listed[one]} == {"000003", "000050", "000051", "000077"}
+
+
+def _listed(folder: Path) -> list[tuple[int, int, str]]:
+    """(step, row, key) of every bad sample, from the files of all ranks."""
+    texts = [path.read_text() for path in folder.glob("bad_samples.rank*.jsonl")]
+    lines = [json.loads(line) for line in "".join(texts).splitlines()]
+    return [(line["step"], line["row"], line["key"]) for line in lines]
 
 
 def test_streaming_mode_trains_and_resumes(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
