@@ -1,4 +1,4 @@
-"""`clipkit bench loss|step|retrieval`: time and memory beside peers, measured in the same run."""
+"""`clipkit bench loss|step|retrieval|loader`: cost beside peers, measured in the same run."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ _STEP_COLUMNS = [
 _RETRIEVAL_COLUMNS = [
     "case", "impl", "batch", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_matmul",
     "wall_ratio_to_matmul", "recall@1",
+]  # fmt: skip
+
+_LOADER_COLUMNS = [
+    "stage", "impl", "side", "images_per_s", "ratio_to_open_clip", "ratio_to_decode",
+    "mean_abs_difference", "psnr",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, no table.")]
@@ -103,6 +108,30 @@ def retrieval(
     _collect("retrieval", bench.rows(numbers, base), base, as_json, out, _RETRIEVAL_COLUMNS)
 
 
+@app.command("loader")
+def loader(
+    peer_python: Annotated[
+        Path | None,
+        typer.Option(help="Python of an environment with open_clip_torch and webdataset 0.2.86."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=512, help="Photographs in the shards.")] = 2048,
+    as_json: Json = False,
+    out: Out = Path("runs/bench"),
+) -> None:
+    """Decoding, reading and whole loaders beside open_clip's, on re-encoded photographs.
+
+    Decoding and reading: per CPU second of one core. Whole loaders: 2 workers, batch 256, wall
+    time. open_clip's loader runs under --peer-python, because it needs an older webdataset. About
+    10 minutes on two cores.
+    """
+    from clipkit.bench import loader as bench
+
+    peer = bench.check_peer(peer_python) if peer_python else {}
+    base = {**_base(1, "cpu"), "peer": peer}
+    found = bench.rows(base, peer_python, samples)
+    _collect("loader", found, base, as_json, out, _LOADER_COLUMNS)
+
+
 def _numbers(sizes: str) -> list[int]:
     try:
         numbers = [int(s) for s in sizes.split(",")]
@@ -121,6 +150,10 @@ def _base(threads: int | None, device: str) -> dict[str, Any]:
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(f"--device '{device}': choose cpu, or cuda where there is a GPU")
     return {"threads": threads or len(os.sched_getaffinity(0)), "device": device}
+
+
+def _size_of(row: dict[str, Any]) -> str:
+    return f" at {row['batch']}" if "batch" in row else ""
 
 
 def _collect(
@@ -147,7 +180,7 @@ def _collect(
         for row in rows:
             found.append({**row, "device": base["device"], **facts})
             write_text(out / f"{name}.jsonl", "".join(json_line(r) + "\n" for r in found))
-            status.update(f"bench {name}: {row['impl']} at {row['batch']} done")
+            status.update(f"bench {name}: {row['impl']}{_size_of(row)} done")
             if as_json:
                 print(json_line(found[-1]), flush=True)
     write_text(out / f"{name}.md", markdown(found, columns))
