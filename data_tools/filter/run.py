@@ -15,6 +15,7 @@ import pyarrow
 from rich.console import Console
 
 from clipkit.errors import ConfigError, DataError
+from clipkit.eval.embedding_folder import open_embeddings
 from data_tools.filter.balance import keep_balanced, read_entries
 from data_tools.draws import draw, share
 from data_tools.filter.expression import condition, explained
@@ -112,6 +113,8 @@ def _run(
 ) -> dict[str, Any]:
     console = Console(stderr=True)
     entries = read_entries(rules.balance) if rules.balance else []
+    if rules.emb is not None:
+        open_embeddings(rules.emb)  # what is not there is said before the tables are read
     with console.status("reading the tables"):
         _select(connection, rules)
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(rules).items()}

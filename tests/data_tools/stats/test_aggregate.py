@@ -74,6 +74,8 @@ def test_histograms_hold_every_sample_once(pool) -> None:
         assert found.counts.sum() == len(values) and len(found.counts) <= BINS
         assert found.summary["50%"] == pytest.approx(np.quantile(values, 0.5))
         assert found.summary["max"] == max(values)
+    edges = stats.histograms["caption characters"].edges  # whole numbers stand inside their bins
+    assert (edges % 1 == 0.5).all()
     x, y, counts = stats.sizes
     slow, _, _ = np.histogram2d(
         [line["width"] for line in good], [line["height"] for line in good], [x, y]
