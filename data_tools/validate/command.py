@@ -67,10 +67,6 @@ def validate(
 
     --repair writes each shard anew without its rejects, the same bytes every time.
     """
-    from data_tools.map_shards import map_shards
-    from data_tools.summary import print_summary, write_summary
-    from data_tools.validate.check import check_shard
-
     rules = {
         "image_keys": _names(image_keys),
         "caption_keys": _names(caption_keys),
@@ -80,21 +76,27 @@ def validate(
         "min_side": min_side,
         "strict": strict,
     }
+    run = {"engine": engine, "workers": workers, "retries": retries, "limit": limit}
+    _validate(shards, out, rules, str(repair.absolute()) if repair else "", run, dry_run)
+
+
+def _validate(
+    shards: list[str],
+    out: Path,
+    rules: dict[str, Any],
+    copies: str,
+    run: dict[str, Any],
+    dry_run: bool,
+) -> None:
+    from data_tools.map_shards import map_shards
+    from data_tools.summary import print_summary, write_summary
+    from data_tools.validate.check import check_shard
+
     _check_rules(rules)
     paths = _paths(shards)
-    copies = str(repair.absolute()) if repair else ""
-    root = _root(paths, copies)
+    params = {"root": _root(paths, copies), "rules": rules, "repair": copies}
     report = map_shards(
-        check_shard,
-        paths,
-        out=out,
-        params={"root": root, "rules": rules, "repair": copies},
-        engine=engine,
-        workers=workers,
-        retries=retries,
-        limit=limit,
-        dry_run=dry_run,
-        label="validate",
+        check_shard, paths, out=out, params=params, dry_run=dry_run, label="validate", **run
     )
     if dry_run:
         return
