@@ -16,8 +16,8 @@ from rich.console import Console
 
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.embedding_folder import open_embeddings
-from data_tools.filter.balance import keep_balanced, read_entries
 from data_tools.draws import draw, share
+from data_tools.filter.balance import keep_balanced, read_entries
 from data_tools.filter.expression import condition, explained
 from data_tools.filter.pool import count, open_pool
 from data_tools.filter.scores import clip_scores, keep_scored

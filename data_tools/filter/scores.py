@@ -18,8 +18,8 @@ import pyarrow
 
 from clipkit.errors import DataError
 from clipkit.eval.embedding_folder import open_embeddings
-from data_tools.embeddings import table_of
 from data_tools.draws import draw, share
+from data_tools.embeddings import table_of
 from data_tools.filter.pool import check_keys, check_names, count
 
 
