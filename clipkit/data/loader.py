@@ -51,7 +51,7 @@ class _Batches(Dataset[Delivered]):
     ) -> None:
         self.sources, self.mixture, self.reader = sources, mixture, reader
         self.tokenizer, self.rows, self.prefetch_steps = tokenizer, rows, prefetch_steps
-        self._told = -_TELL_EVERY
+        self._wanted, self._told = reader.wanted, -_TELL_EVERY
 
     def __getitem__(self, step: int) -> Delivered:
         bad: list[BadRecord] = []
@@ -83,7 +83,7 @@ class _Batches(Dataset[Delivered]):
             number, part, index, sample_id = place
             source, rng = self.sources[number], np.random.Generator(np.random.PCG64(seed))
             try:
-                members = source.members(part, index, self.reader.wanted, self.reader.max_bytes)
+                members = source.members(part, index, self._wanted, self.reader.max_bytes)
                 key = source.key(part, index) if self.reader.hooks else ""
                 sample = self.reader.read(members, sample_id, rng, key)
             except BadSample as error:
@@ -164,10 +164,14 @@ class IndexedLoader:
             worker_init_fn=begin_worker,
             pin_memory=torch.cuda.is_available(),
         )
-        for delivered in start_workers(loader):
-            batch = admit(delivered, self.bad, self.step)
-            self.step += 1
-            yield batch
+        batches = start_workers(loader)
+        try:
+            for delivered in batches:
+                batch = admit(delivered, self.bad, self.step)
+                self.step += 1
+                yield batch
+        finally:  # not left to the garbage collector: it closes the queues first, and waits 10 s
+            end_workers(batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Position and all that gives it meaning; holds no world size and no worker count."""
@@ -283,11 +287,12 @@ def start_workers(loader: DataLoader[Delivered]) -> Iterator[Delivered]:
     """iter(loader) whose workers are told to end before the interpreter waits for them."""
     batches = iter(loader)
     reference = weakref.ref(batches)
-
-    def end() -> None:
-        left = reference()
-        if left is not None and hasattr(left, "_shutdown_workers"):
-            left._shutdown_workers()
-
-    atexit.register(end)
+    atexit.register(lambda: end_workers(reference()))
     return batches
+
+
+def end_workers(batches: Iterator[Delivered] | None) -> None:
+    """End the workers of a loader's iterator, if it has any and they are there."""
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()

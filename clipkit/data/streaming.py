@@ -266,7 +266,7 @@ class StreamingLoader:
             batches = _rotated(started, start % self.workers, self.workers)
         try:
             for delivered in batches:
-                batch = admit(delivered, self.bad)
+                batch = admit(delivered, self.bad, self.step)
                 self.step += 1
                 yield batch
         finally:

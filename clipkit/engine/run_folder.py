@@ -15,7 +15,8 @@ from clipkit.errors import ConfigError
 
 CONFIG = "config.yaml"
 # settings that do not change what is trained
-_FREE = ("run.resume", "run.dir", "log.", "eval.", "data.workers", "checkpoint.", "train.threads")
+_FREE = ("run.resume", "run.dir", "log.", "eval.", "checkpoint.", "train.threads")
+_FREE += ("data.workers", "data.cache_", "data.retries", "data.token_cache")
 
 
 def claim(folder: Path) -> TextIO:

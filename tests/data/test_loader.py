@@ -206,6 +206,8 @@ class TestBadSamples:
         for (step, row), group in by_place.items():
             assert group[0].key == f"{whole[step].ids[row]:06d}"  # the one that was drawn
             assert {r.substitute for r in group} == {int(batches[step].ids[row])}
+            drawn = loader.mixture.rows(step, slice(0, B))  # the next usable one of its stream
+            assert loader.mixture.substitute(drawn, row, len(group))[3] == group[0].substitute
             assert {r.cause for r in group} == {"unreadable_image"}
             assert all(r.shard in damaged and int(r.key) in self.bad for r in group)
         assert len(records) == loader.bad.total >= len(self.bad)
