@@ -130,7 +130,7 @@ def test_a_failed_shard_ends_in_an_error_and_a_dry_run_in_nothing(
 
 
 def embedded(tmp_path: Path) -> Path:
-    """Ten rows, two of them repeats of the first; the last two without captions, with equal ones."""
+    """Ten rows: two repeat the first, and the last two have no caption."""
     root, rows = tmp_path / "emb", np.eye(10, 12, dtype=np.float16)
     rows[3], rows[7, 0] = rows[0], 1
     rows[7, 7] = 0.1

@@ -45,7 +45,7 @@ def slow(texts: list[str], threshold: float) -> list[int]:
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
 def test_near_texts_are_those_of_all_pairs(threshold: float) -> None:
     rng = random.Random(0)
-    words = "red green blue dog cat house tree river stone cloud big small runs sleeps".split()
+    words = ["red", "green", "blue", "dog", "cat", "house", "tree", "river", "cloud", "big", "runs"]
     base = [" ".join(rng.choices(words, k=8)) for _ in range(25)]
     texts = [
         " ".join(w if rng.random() > 0.1 else rng.choice(words) for w in rng.choice(base).split())
