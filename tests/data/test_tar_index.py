@@ -1,6 +1,7 @@
 """Members grouped into samples; a sidecar that is reused while fresh; losses that stay known."""
 
 import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -133,6 +134,13 @@ class TestDamage:
         members = [(f"{i}.{e}", b"x") for i in range(3) for e in ("a", "b", "c")]
         index = index_of(shard, damaged(4, data=tar_bytes(members)))
         assert index.keys.tolist() == ["0", "2"]
+
+    def test_a_lost_name_splits_a_sample(self, shard):
+        # ustar holds "n?.jpg" where the pax header with the true name is lost
+        members = [("a.jpg", b"1"), ("a.txt", b"2"), ("né.jpg", b"3"), ("né.txt", b"4")]
+        data = tar_bytes(members, tarfile.PAX_FORMAT)
+        index = index_of(shard, damaged(2, data=data))
+        assert index.keys.tolist() == ["a"] and "2 incomplete samples" in index.damage
 
     def test_cut_after_the_image_drops_the_torn_sample(self, shard):
         index = index_of(shard, tar_bytes(MEMBERS)[: 5 * MEMBER + 530])
