@@ -10,7 +10,7 @@ import numpy as np
 
 _BITS = np.array([bin(i).count("1") for i in range(1 << 16)], dtype=np.uint8)
 _WIDTH = 64
-_NARROW = 8  # bits below which a band finds too much
+_BANDS, _MOST_FLIPS = 4, 1
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -20,7 +20,7 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def exemplars(
-    hashes: np.ndarray, threshold: int, mirrored: np.ndarray | None = None, block: int = 1024
+    hashes: np.ndarray, threshold: int, mirrored: np.ndarray | None = None, block: int = 512
 ) -> tuple[np.ndarray, np.ndarray]:
     """In order, each item that no exemplar covers becomes one; the first that covers an item is it.
 
@@ -76,19 +76,17 @@ def _exemplars_of_distinct(
 class _Kept:
     """Exemplars so far, searched by bands of bits.
 
-    Two hashes that differ in at most t bits agree in one of any t + 1 bands without common bits
-    whole, so looking up bands finds every pair. Bands of few bits find too much: then all are
-    compared.
+    Cut two hashes that differ in at most t bits into four bands: in one of these they differ in at
+    most t // 4 bits. So looking up each band with up to so many bits flipped finds every pair.
+    Where that is many look-ups, all are compared.
     """
 
     def __init__(self, threshold: int) -> None:
         self.threshold = threshold
-        width = min(_WIDTH // (threshold + 1), 32)
-        self.index: faiss.IndexBinary = (
-            faiss.IndexBinaryMultiHash(_WIDTH, threshold + 1, width)
-            if width >= _NARROW
-            else faiss.IndexBinaryFlat(_WIDTH)
-        )
+        self.index: faiss.IndexBinary = faiss.IndexBinaryFlat(_WIDTH)
+        if threshold // _BANDS <= _MOST_FLIPS:
+            self.index = faiss.IndexBinaryMultiHash(_WIDTH, _BANDS, _WIDTH // _BANDS)
+            self.index.nflip = threshold // _BANDS
         self.items = np.zeros(0, dtype=np.int64)
 
     def add(self, items: np.ndarray, hashes: np.ndarray) -> None:
