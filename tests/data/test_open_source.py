@@ -2,10 +2,13 @@
 
 import numpy as np
 
-from clipkit.data.open_source import open_source
+from clipkit.data.open_source import JoinedSource, open_source
 from clipkit.data.sources import ShardSource
 from clipkit.data.table_source import TableSource
 from tests.fixtures_shards import noise_bytes, write_shards
+
+
+HALVES = {"a": [2, 3], "b": [4, 5]}
 
 
 def write_list(folder, name, first, count):
@@ -40,6 +43,15 @@ def test_both_kinds_are_counted_through(tmp_path):
     assert texts == [f"caption {i}" for i in (*range(7), 10, 11, 20, 21)]
     assert [source.part_name(p) for p in range(4)] == [*shards, *tables]
     assert source.key(1, 0) == "000003"
+
+
+def test_parts_behind_the_first_source_are_its_own(tmp_path):
+    halves = [ShardSource(write_shards(tmp_path / n, counts)) for n, counts in HALVES.items()]
+    joined = JoinedSource(halves, "both")
+    assert joined.counts.tolist() == [2, 3, 4, 5]
+    assert joined.part_name(3) == halves[1].part_name(1)
+    assert joined.key(3, 4) == halves[1].key(1, 4) == "000008"
+    assert joined.members(2, 1, ("txt",), 100) == {"txt": b"caption 1"}
 
 
 def test_the_manifest_depends_on_every_part(tmp_path):
