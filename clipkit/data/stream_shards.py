@@ -99,7 +99,7 @@ class _Forward:
         return self._position
 
     def read(self, count: int) -> bytes:
-        if count > self.left:
+        if not 0 <= count <= self.left:
             raise tarfile.ReadError("a header of unreasonable length")
         self.last = self._stream.read(count)
         self._position += len(self.last)

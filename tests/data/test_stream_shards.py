@@ -206,9 +206,11 @@ def sparse_gigabytes():
 
 
 HOSTILE = {
-    "negative size": header("0.png", -1024),
+    "negative size": header("0.png", -512),
+    "size minus one": header("0.png", -1) + bytes(64_000_000),
+    "negative size of a member that is skipped": header("0.bin", -512),
     "endless size": header("0.png", 2**80),
-    "endless pax header": gzip.compress(header("x", 2**40, b"x") + bytes(64_000_000), 1),
+    "endless pax header": gzip.compress(header("x", 60_000_000, b"x") + bytes(64_000_000), 1),
     "pax headers without end": header("x", 512, b"x") * 20_000 + bytes(512),
     "sparse gigabytes": sparse_gigabytes(),
     "zeros without end": gzip.compress(tar_bytes(sample_members(0, 1)) + bytes(64_000_000), 1),
