@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -77,8 +76,9 @@ class TrainTransform:
         else:
             rows = slice(crop.top, crop.top + crop.height)
             columns = slice(crop.left, crop.left + crop.width)
-            # uint8 is resized without changing its layout only where it is whole and in HWC memory
-            box = image.permute(1, 2, 0)[rows, columns].contiguous()[None].permute(0, 3, 1, 2)
+            # the batch dimension in front of HWC: with its stride the largest, the memory is known
+            # as HWC and uint8 is resized without changing its layout
+            box = image.permute(1, 2, 0)[None, rows, columns].permute(0, 3, 1, 2)
             out = interpolate(box, self.size, mode="bicubic", antialias=True)[0]
         return out.flip(-1) if crop.flip else out
 
@@ -101,7 +101,7 @@ class TrainTransform:
 
 
 def _on_decode(crop: Crop, height: int, width: int, full: tuple[int, int]) -> Crop:
-    """The crop of a full image on a (height, width) decode of it, each edge at the nearest pixel."""
+    """The crop of a full image on a (height, width) decode, each edge at the nearest pixel."""
     rows, columns = height / full[0], width / full[1]
     top, left = min(round(crop.top * rows), height - 1), min(round(crop.left * columns), width - 1)
     bottom = max(round((crop.top + crop.height) * rows), top + 1)

@@ -238,9 +238,10 @@ class TestScaled:
         monkeypatch.setattr("clipkit.data.samples.decode_image", spy)
         self.images("scaled", {"tiny": TrainTransform((8, 8))})
         assert all(h < 300 for h, _ in shapes)
-        shapes.clear()
-        self.images("scaled", {"large": TrainTransform((290, 390))})
-        assert set(shapes) == {(300, 400)}
+        for large in ((290, 8), (8, 390)):
+            shapes.clear()
+            self.images("scaled", {"large": TrainTransform(large)})
+            assert set(shapes) == {(300, 400)}
 
     def test_a_png_is_read_as_ever(self):
         members = {"png": NOISE, "txt": b"a"}
