@@ -7,7 +7,6 @@ from clipkit.data.sources import ShardSource
 from clipkit.data.table_source import TableSource
 from tests.fixtures_shards import noise_bytes, write_shards
 
-
 HALVES = {"a": [2, 3], "b": [4, 5]}
 
 
