@@ -30,7 +30,7 @@ def decode_rows(
     """Speed and closeness of every implementation at every short side of the JPEGs.
 
     Returns:
-        Rows {stage "decode", impl, side, size, images, images_per_s, ratio_to_open_clip,
+        Rows {stage "decode", impl, side, size, images, jpeg_library (clipkit's), images_per_s, ratio_to_open_clip,
         mean_abs_difference, psnr, repeats}: images per second of CPU time on one thread (median),
         the ratio the median over turns; the difference (of 255) and its PSNR (dB) are against
         open_clip's pixels of the same crop. `clipkit_scaled` is skipped without its library.
@@ -58,6 +58,7 @@ def _rows_of(side: int, size: int, repeats: int) -> list[dict[str, Any]]:
             if turn >= 0:
                 times[impl].append(seconds / len(files))
     facts = {"bench": "loader", "stage": "decode", "side": side, "size": size, "images": len(files)}
+    facts["jpeg_library"] = "torchvision" if decoders.simplejpeg is None else "simplejpeg"
     rows = []
     for impl, found in times.items():
         pairs = zip(times["open_clip"], found)
