@@ -30,10 +30,11 @@ def decode_rows(
     """Speed and closeness of every implementation at every short side of the JPEGs.
 
     Returns:
-        Rows {stage "decode", impl, side, size, images, jpeg_library (clipkit's), images_per_s, ratio_to_open_clip,
-        mean_abs_difference, psnr, repeats}: images per second of CPU time on one thread (median),
-        the ratio the median over turns; the difference (of 255) and its PSNR (dB) are against
-        open_clip's pixels of the same crop. `clipkit_scaled` is skipped without its library.
+        Rows {stage "decode", impl, side, size, images, jpeg_library of clipkit, images_per_s,
+        ratio_to_open_clip, mean_abs_difference, psnr, repeats}: images per second of CPU time on
+        one thread (median), the ratio the median over turns; the difference (of 255) and its PSNR
+        (dB) are against open_clip's pixels of the same crop. `clipkit_scaled` is skipped without
+        its library.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
