@@ -99,6 +99,8 @@ def save_plan(
             f"{out}: was begun from another source or with other options; "
             f"repeat those, or name a new folder"
         )
+    for torn in out.glob(".*.tmp-*"):  # of a run that was killed
+        torn.unlink()
     width = max(5, len(str(len(mark["shards"]) - 1)))
     files = [folder / f"{number:0{width}d}.parquet" for number in range(len(mark["shards"]))]
     for file, (start, stop) in zip(files, mark["shards"]):

@@ -68,9 +68,11 @@ def test_a_plan_is_kept_and_only_changed_files_are_written(tmp_path: Path) -> No
     assert read_table(files[1]).equals(rows().slice(4))
     times = [f.stat().st_mtime_ns for f in files]
     (out / "shard-00000.tar").touch()
+    (out / ".shard-00001.tar.tmp-7").touch()
     # other spans: those that are there stay
     assert save(out, rows(), ((0, 10),), seed=1) == [str(f) for f in files]
     assert [f.stat().st_mtime_ns for f in files] == times
+    assert {p.name for p in out.iterdir()} == {".plan", "shard-00000.tar"}
     mended = rows().set_column(1, "txt", [["t"] * 9 + ["new"]])
     save(out, mended, seed=1)
     assert files[0].stat().st_mtime_ns == times[0]
