@@ -8,7 +8,7 @@ if [ "${1:-}" = "--all" ]; then
   shift
 fi
 EXTRAS=dev
-if $all; then EXTRAS=dev,ray,spark,fast-decode; fi
+if $all; then EXTRAS=dev,ray,spark; fi
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment

@@ -68,7 +68,7 @@ def _rows_of(side: int, size: int, repeats: int) -> list[dict[str, Any]]:
         row |= {"repeats": repeats, "mean_abs_difference": 0.0, "psnr": None}
         rows.append(row | (_difference(readers[impl], files) if impl in readers else {}))
     if "clipkit_scaled" not in readers:
-        reason = "pip install clipkit[fast-decode]"
+        reason = "pip install simplejpeg"
         rows.append({**facts, "impl": "clipkit_scaled", "skipped": reason})
     return rows
 

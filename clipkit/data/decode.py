@@ -2,8 +2,8 @@
 
 JPEG, PNG (first frame) and WebP (first frame) are opened, by content and not by name; every other
 format is refused: what is rare in image-text data is not worth another parser of foreign bytes.
-libjpeg-turbo decodes JPEG, through simplejpeg where it is installed (the extra `fast-decode`:
-quicker, and able to decode at a reduced size), else through torchvision; their pixels are equal.
+libjpeg-turbo decodes JPEG, through simplejpeg (quicker, and able to decode at a reduced size),
+or where its wheel is missing through torchvision; their pixels are equal.
 Pillow decodes PNG and WebP, and the JPEGs that those refuse.
 """
 
@@ -24,7 +24,7 @@ from clipkit.errors import ConfigError
 
 try:
     import simplejpeg
-except ImportError:  # the extra `fast-decode`
+except ImportError:  # no wheel for this platform
     simplejpeg = None
 
 Exif = Literal["ignore", "apply"]
@@ -69,7 +69,7 @@ def decode_image(
         max_bytes: Limit on the file.
         exif: Whether a photograph's orientation tag turns it.
         at_least: (H, W) that are enough: a JPEG is decoded at the smallest of libjpeg's scales
-            1/8, 1/4, 3/8, 1/2 that gives no less. Needs the extra `fast-decode`. None: full size.
+            1/8, 1/4, 3/8, 1/2 that gives no less. Needs simplejpeg. None: full size.
 
     Raises:
         BadSample: Too large, of an extreme shape, of another format, cut short or damaged.
@@ -104,8 +104,7 @@ def check_scaled_decoder() -> None:
     """Raises ConfigError unless JPEGs can be decoded at a reduced size."""
     if simplejpeg is None:
         raise ConfigError(
-            "data.decode: scaled needs simplejpeg; pip install clipkit[fast-decode], or set "
-            "data.decode=exact"
+            "data.decode: scaled needs simplejpeg; pip install simplejpeg, or set data.decode=exact"
         )
 
 

@@ -78,7 +78,7 @@ def preflight(config: RunConfig) -> list[str]:
         if not Path(folder).is_dir():
             raise DataError(f"data.eval.{name}: '{folder}': no such folder")
     if config.data.decode == "scaled" and importlib.util.find_spec("simplejpeg") is None:
-        raise ConfigError("data.decode=scaled needs simplejpeg; pip install 'clipkit[fast-decode]'")
+        raise ConfigError("data.decode=scaled needs simplejpeg; pip install simplejpeg")
     check_train_files(config)
     check_run_folder(config, model_cfg)
     return warnings

@@ -49,7 +49,7 @@ def validate(
         typer.Option(
             "--strict",
             help="Reject JPEGs that decode with warnings, too: most flipped bytes in pixels are "
-            "seen only so. Needs clipkit[fast-decode].",
+            "seen only so. Needs simplejpeg.",
         ),
     ] = False,
     engine: EngineOption = "process",
@@ -144,7 +144,7 @@ def _check_rules(rules: dict[str, Any]) -> None:
             raise ConfigError(f"--{name.replace('_', '-')}: give at least one extension")
     CaptionRule(tuple(rules["caption_keys"]))
     if rules["strict"] and find_spec("simplejpeg") is None:
-        raise ConfigError("--strict needs simplejpeg: pip install 'clipkit[fast-decode]'")
+        raise ConfigError("--strict needs simplejpeg: pip install simplejpeg")
 
 
 def _root(paths: list[str], copies: str) -> str:

@@ -280,7 +280,7 @@ class TestScaled:
 
 def test_scaled_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setattr(room, "simplejpeg", None)
-    with pytest.raises(ConfigError, match=r"pip install clipkit\[fast-decode\]"):
+    with pytest.raises(ConfigError, match=r"pip install simplejpeg"):
         check_scaled_decoder()
 
 

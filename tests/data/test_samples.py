@@ -263,7 +263,7 @@ class TestScaled:
 
 def test_scaled_is_refused_at_once_without_its_library(monkeypatch):
     monkeypatch.setattr(room, "simplejpeg", None)
-    with pytest.raises(ConfigError, match="fast-decode"):
+    with pytest.raises(ConfigError, match="pip install simplejpeg"):
         SampleReader(views(), decode="scaled")
 
 

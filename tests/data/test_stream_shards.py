@@ -171,6 +171,16 @@ def test_only_wanted_members_are_read(tmp_path):
     assert samples == [{"__key__": "0", "__url__": str(path), "png": b"i", "txt": b"t"}]
 
 
+def test_links_and_folders_are_no_members(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE)):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    assert list(read_shard(str(path), WANTED, 100, [].append)) == []
+
+
 def test_a_large_member_is_not_read_and_the_shard_goes_on(tmp_path):
     members = [("0.png", bytes(5000)), ("0.txt", b"t"), ("0.bin", bytes(9000)), ("1.png", b"i")]
     told = []
