@@ -149,7 +149,7 @@ class _ShardStream(IterableDataset[Delivered]):
             if self.store is not None and following is not None:
                 self.store.prefetch([following])
             name = plain_url(shard)
-            barren.add(name)
+            barren.add(shard)  # not its name, which two may share
             for raw in read_shard(
                 shard,
                 self.reader.wanted,
@@ -161,11 +161,10 @@ class _ShardStream(IterableDataset[Delivered]):
                 barren.clear()
                 yield raw
             if len(barren) >= min(_MAX_BARREN, len(self.shards)):
-                why = (
-                    ", ".join(sorted({b.cause for b in bad if b.shard in barren})) or "none inside"
-                )
+                names = {plain_url(shard) for shard in barren}
+                causes = ", ".join(sorted({b.cause for b in bad if b.shard in names}))
                 raise DataError(
-                    f"no sample in {len(barren)} shards one after another ({why}), "
+                    f"no sample in {len(barren)} shards one after another ({causes or 'empty'}), "
                     f"last in '{name}'; check the shards and their paths"
                 )
 

@@ -116,6 +116,7 @@ SHORT = "no sample in {} shards one after another (broken_shard)"
     [
         ("gone", SHORT.format(16)),
         ("html", SHORT.format(3)),
+        ("same name", SHORT.format(3)),
         ("empty", "no file matches"),
         ("few", "trained"),
     ],
@@ -124,6 +125,7 @@ def test_a_hopeless_shard_list_never_hangs(tmp_path, kind, said, workers):
     patterns = {
         "gone": [f"{prefix}{tmp_path}/{i}.tar" for i in range(20) for prefix in ("", "file://")],
         "html": [f"{tmp_path}/{i}.tar" for i in range(3)],
+        "same name": [f"file://{tmp_path}/get?file={i}.tar" for i in range(3)],
         "empty": [f"{tmp_path}/*.tar"],
         "few": [],
     }[kind]
