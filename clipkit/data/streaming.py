@@ -269,9 +269,12 @@ class StreamingLoader:
                 self.step += 1
                 yield batch
         finally:
-            # Not left to the garbage collector: it closes the queues first, and waits 10 s.
+            # Not left to the garbage collector: it closes the queues first, and the workers stay.
             if self.workers:
                 started._shutdown_workers()  # type: ignore[attr-defined]
+                for worker in started._workers:  # type: ignore[attr-defined]
+                    if worker.is_alive():
+                        worker.kill()
 
     def state_dict(self) -> dict[str, Any]:
         """Position and layout; a stream's order depends on both."""

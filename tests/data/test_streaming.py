@@ -56,7 +56,14 @@ def test_a_pass_covers_every_sample_and_the_next_comes_in_another_order(shards):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_same_seed_same_order(shards, workers):
     same(take(make(shards, workers=workers), 9), take(make(shards, workers=workers), 9))
-    assert captions(take(make(shards), 7)) != captions(take(make(shards, seed=2), 7))
+
+
+@pytest.mark.parametrize(("number", "buffer"), [(4, 1), (1, 50)])
+def test_the_seed_moves_shards_and_samples(tmp_path, number, buffer):
+    shards = write_shards(tmp_path, [28 // number] * number)
+    orders = [captions(take(make(shards, seed=s, buffer=buffer), 14)) for s in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][:7] != orders[0][7:]  # and so does the pass
 
 
 @pytest.mark.parametrize(("workers", "stops"), [(0, range(9)), (2, (1, 4))])

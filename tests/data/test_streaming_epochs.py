@@ -38,12 +38,13 @@ def test_resume_within_virtual_epochs_is_the_tail(shards, workers, stops):
         same(take(second, 13 - done), whole[done:])
 
 
-def test_virtual_epochs_differ_and_depend_on_the_seed(shards):
-    numbers = captions(take(virtual(shards), 15))
+@pytest.mark.parametrize(("number", "buffer"), [(4, 1), (1, 50)])
+def test_virtual_epochs_move_shards_and_samples(tmp_path, number, buffer):
+    shards = write_shards(tmp_path, [28 // number] * number)
+    numbers = captions(take(virtual(shards, buffer=buffer), 15))
     epochs = [list(itertools.chain(*numbers[i : i + 5])) for i in (0, 5, 10)]
-    assert all(len(set(e)) == 20 for e in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert numbers != captions(take(virtual(shards, seed=2), 15))
+    assert all(len(set(epoch)) == 20 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 def test_augmentation_differs_between_virtual_epochs(tmp_path):
