@@ -81,7 +81,7 @@ class _ShardStream(IterableDataset[Delivered]):
         while True:
             epoch = number // self.epoch_batches if self.epoch_batches else 0
             first = epoch * (self.epoch_batches or 0)
-            done = (number - first - (worker - first) % workers) // workers
+            done = (number - first) // workers
             with closing(self._epoch(epoch, worker, workers, done * self.local_batch)) as batches:
                 for batch in batches:
                     yield batch

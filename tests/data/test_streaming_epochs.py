@@ -48,10 +48,8 @@ def test_virtual_epochs_move_shards_and_samples(tmp_path, number, buffer):
 
 
 def test_augmentation_differs_between_virtual_epochs(tmp_path):
-    shard = write_shards(tmp_path, [4])
-    batches = take(virtual(shard, virtual_epoch=4), 6)
-    views = {b.images["image"][b.texts["text"].flatten() == 0].numpy().tobytes() for b in batches}
-    assert len(views) > 3
+    first, second = take(virtual(write_shards(tmp_path, [1]), virtual_epoch=4), 2)
+    assert not (first.images["image"] == second.images["image"]).all()
 
 
 def test_a_virtual_epoch_deals_disjoint_shards(tmp_path):
