@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
@@ -62,9 +63,10 @@ def check_train_files(config: RunConfig) -> None:
 
 
 def _check_source(data: DataSection, name: str, paths: list[str], needed: int) -> None:
-    count, members, damaged = 0, Counter[str](), []
+    count, members, damaged, unseen = 0, Counter[str](), [], False
     for path in paths:
-        if is_url(path):
+        if is_url(path) or (data.mode == "streaming" and _is_gzipped(path)):
+            unseen = True
             continue
         if is_table(path):
             count += int(open_table(data, path).counts.sum())
@@ -77,7 +79,7 @@ def _check_source(data: DataSection, name: str, paths: list[str], needed: int) -
                 damaged.append(f"{path} ({index.damage})")
         if count >= needed and not _missing(data, members):
             return
-    if any(is_url(path) for path in paths):
+    if unseen:
         return
     if not count:
         first = damaged[0] if damaged else paths[0]
@@ -93,6 +95,12 @@ def _check_source(data: DataSection, name: str, paths: list[str], needed: int) -
         f"{name} holds {count} samples, fewer than one global batch of {needed}; "
         f"lower train.global_batch_size or add shards"
     )
+
+
+def _is_gzipped(path: str) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+    return False
 
 
 def _missing(data: DataSection, members: Counter[str]) -> tuple[str, tuple[str, ...]] | None:

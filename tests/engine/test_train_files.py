@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,12 @@ def test_streaming_needs_a_shard_for_each_worker(
     shards = write_shards(tmp_path / "s", [20, 20])
     with pytest.raises(DataError, match="2 shards cannot be dealt to 1 ranks x 3 workers"):
         check_train_files(with_data(tmp_path, mode="streaming", train=shards, workers=3))
+
+
+def test_gzipped_shards_are_streamed_unseen(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "s", [20, 20])
+    for path in shards:
+        Path(path).write_bytes(gzip.compress(Path(path).read_bytes()))
+    check_train_files(with_data(tmp_path, mode="streaming", train=shards))
+    with pytest.raises(DataError, match="no sample in 2 shards"):
+        check_train_files(with_data(tmp_path / "b", train=shards))
