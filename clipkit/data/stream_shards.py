@@ -198,7 +198,7 @@ def _members(
 
 
 def _headers(forward: _Forward) -> Iterator[tarfile.TarInfo]:
-    tar = tarfile.open(fileobj=forward, mode="r:", encoding="utf-8", errors="replace")  # type: ignore[call-overload]  # noqa: SIM115
+    tar = tarfile.open(fileobj=forward, mode="r:", encoding="utf-8", errors="backslashreplace")  # type: ignore[call-overload]  # noqa: SIM115
     while (member := tar.next()) is not None:
         yield member
         forward.left = _HEADERS

@@ -1,8 +1,10 @@
 """One streamed shard: what is kept of a damaged one, that every loss is told, hostile bytes."""
 
+import collections
 import errno
 import gzip
 import io
+import itertools
 import os
 import tarfile
 import tracemalloc
@@ -247,14 +249,30 @@ def test_hostile_headers_cost_neither_memory_nor_time(tmp_path, kind):
     assert part == ([0] if kind == "endless size" else [])
 
 
-def test_names_that_are_no_utf8_pass(tmp_path):
-    data = tar_bytes([("n\u00e4me.png", b"i")]).replace("\u00e4".encode(), b"\xff\xfe")
-    path = tmp_path / "a.tar"
-    head = bytearray(data)
-    head[148:156] = b"%06o\0 " % (sum(head[:148]) + 8 * 32 + sum(head[156:512]))
-    path.write_bytes(head)
-    (sample,) = read_shard(str(path), WANTED, 100, [].append)
-    assert sample["__key__"].encode()  # no surrogates
+def test_names_that_are_no_utf8_stay_apart(tmp_path):
+    data = bytearray(tar_bytes([("1_.png", b"i"), ("2_.png", b"j")]))
+    for at, name in ((0, b"\xff\xfe"), (1024, b"\xff\xfd")):
+        data[at : at + 2] = name
+        head = data[at : at + 512]
+        data[at + 148 : at + 156] = b"%06o\0 " % (sum(head[:148]) + 8 * 32 + sum(head[156:]))
+    path, told = tmp_path / "a.tar", []
+    path.write_bytes(data)
+    first, second = read_shard(str(path), WANTED, 100, told.append)
+    assert (first["png"], second["png"], told) == (b"i", b"j", [])
+    assert first["__key__"].encode()  # no surrogates
+
+
+def test_reading_takes_no_memory_for_what_was_read(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [(f"{i:06d}.txt", b"x") for i in range(2000)])
+    samples = read_shard(str(path), WANTED, 100, [].append)
+    tracemalloc.start()
+    try:
+        collections.deque(itertools.islice(samples, 100), maxlen=0)
+        early = tracemalloc.get_traced_memory()[0]
+        collections.deque(itertools.islice(samples, 1800), maxlen=0)
+        assert tracemalloc.get_traced_memory()[0] - early < 50_000  # 1,800 headers take 800,000
+    finally:
+        tracemalloc.stop()
 
 
 class Dropping(io.BytesIO):
@@ -264,6 +282,7 @@ class Dropping(io.BytesIO):
 
     def read(self, count=-1):
         self.plan.append(self.tell())
+        assert len(self.plan) < 100, "it begins again and again"
         if len(self.plan) % 5 == 0:
             raise OSError(errno.ECONNRESET, "reset")
         return super().read(min(count, 700))
