@@ -53,6 +53,20 @@ def test_a_pass_covers_every_sample_and_the_next_comes_in_another_order(shards):
     assert first != second
 
 
+def test_each_pass_deals_all_shards_anew(tmp_path):
+    shards = write_shards(tmp_path, [2] * 8)
+    dealt = [captions(take(make(shards, rank=r, world_size=2, buffer=50), 12)) for r in (0, 1)]
+    passes = [[{*sum(rank[i : i + 4], [])} for rank in dealt] for i in (0, 4, 8)]
+    assert all(one | other == set(range(16)) for one, other in passes)
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+
+
+def test_each_worker_shuffles_in_its_own_order(tmp_path):
+    shards = write_shards(tmp_path, [20, 20])
+    first, second = (captions(take(make(shards, rank=r, world_size=2), 10)) for r in (0, 1))
+    assert [n % 20 for n in sum(first, [])] != [n % 20 for n in sum(second, [])]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_same_seed_same_order(shards, workers):
     same(take(make(shards, workers=workers), 9), take(make(shards, workers=workers), 9))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.data import streaming
 from clipkit.data.shards import resolve_shards
 from clipkit.data.streaming import StreamingLoader
 from clipkit.errors import ClipkitError, DataError
@@ -87,7 +88,9 @@ def test_fewer_samples_than_a_batch_go_round(tmp_path):
         assert set(itertools.chain(*batches)) == set(range(5))
 
 
-def test_a_worker_whose_shard_is_broken_takes_another(tmp_path):
+def test_a_worker_whose_shard_is_broken_takes_another(tmp_path, monkeypatch):
+    tries = iter([streaming.read_shard] * 99)  # then it fails, rather than go on for ever
+    monkeypatch.setattr(streaming, "read_shard", lambda *args, **more: next(tries)(*args, **more))
     shards = write_shards(tmp_path, [4, 4])
     os.unlink(shards[1])
     for rank in range(2):
