@@ -35,14 +35,8 @@ _FORGET_FAILURE_S = 60.0
 _THREADS, _QUEUE = 4, 64
 _OPEN_ATTEMPTS = 5
 _ENTRY = re.compile(r"([0-9a-f]{32}-(\d+))\.(.+)")
-_PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs"}
-_PACKAGES |= {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "hf": "huggingface_hub",
-}
+_PACKAGES = dict.fromkeys(("http", "https", "s3", "s3a", "gs", "gcs"), "'clipkit[remote]'")
+_PACKAGES |= {"az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 _BUSY = {errno.EIO, errno.EBUSY, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -132,6 +126,8 @@ def with_retries(
 
 def _failure(url: str, attempts: int, error: Exception) -> str:
     # Not str(error): backends put the whole URL into it, signature and all.
+    if isinstance(error, FileNotFoundError):
+        return f"'{plain_url(url)}' cannot be fetched: it does not exist"
     status = getattr(error, "status", None) or getattr(error, "code", None)
     reason = f"{type(error).__name__} {status}" if status else type(error).__name__
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"

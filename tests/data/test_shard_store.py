@@ -1,6 +1,5 @@
-"""Remote shards: downloaded once and whole, within bounds, retried only where that may help."""
+"""Remote shards: downloaded once and whole, within bounds, and ahead of their use."""
 
-import errno
 import itertools
 import multiprocessing
 import os
@@ -14,17 +13,9 @@ import fsspec
 import pytest
 
 from clipkit.data import shard_store
-from clipkit.data.shard_store import (
-    ShardStore,
-    StoreError,
-    filesystem,
-    is_transient,
-    plain_url,
-    with_retries,
-)
-from clipkit.errors import ConfigError, DataError
-
-SIZE = 1000
+from clipkit.data.shard_store import ShardStore, StoreError
+from clipkit.errors import DataError
+from tests.data.remote_files import SIZE, Flaky, copies, remote_urls, store_in
 
 
 @pytest.fixture()
@@ -37,54 +28,7 @@ def memory():
 
 @pytest.fixture()
 def urls(tmp_path):
-    """Five files of 1,000 bytes."""
-    (tmp_path / "remote").mkdir()
-    for i in range(5):
-        (tmp_path / "remote" / f"{i}.tar").write_bytes(bytes([i]) * SIZE)
-    return [f"file://{tmp_path}/remote/{i}.tar" for i in range(5)]
-
-
-class Flaky:
-    """A file system whose next calls of `method` meet the errors of `plan`, one each."""
-
-    def __init__(self, files, method, plan):
-        self.files, self.method, self.plan, self.calls = files, method, list(plan), 0
-
-    def __getattr__(self, name):
-        def call(*args, **kwargs):
-            if name == self.method:
-                self.calls += 1
-                if self.plan:
-                    error = self.plan.pop(0)
-                    if isinstance(error, Exception):
-                        raise error
-                    return error(*args, **kwargs)
-            return getattr(self.files, name)(*args, **kwargs)
-
-        return call
-
-
-@pytest.fixture()
-def flaky(monkeypatch):
-    def install(method, *plan):
-        files = Flaky(fsspec.filesystem("file"), method, plan)
-        monkeypatch.setattr(
-            shard_store, "filesystem", lambda url: (files, url.partition("://")[2].split("@")[-1])
-        )
-        return files
-
-    return install
-
-
-def store_in(tmp_path, room=10 * SIZE, **options):
-    waits = []
-    store = ShardStore(tmp_path / "cache", room, **{"sleep": waits.append, **options})
-    store.waits = waits
-    return store
-
-
-def copies(store):
-    return sorted(p.read_bytes()[0] for p in store.folder.glob("*.tar"))
+    return remote_urls(tmp_path)
 
 
 def test_a_shard_is_downloaded_once_and_whole(tmp_path, memory):
@@ -200,7 +144,7 @@ def _die_half_way(folder, url):
         os.kill(os.getpid(), signal.SIGKILL)
 
     files = Flaky(fsspec.filesystem("file"), "get_file", [get_file])
-    shard_store.filesystem = lambda url: (files, url.partition("://")[2])
+    shard_store.filesystem = files.of
     ShardStore(folder, 10 * SIZE).local(url)
 
 
@@ -218,7 +162,7 @@ def test_a_killed_process_leaves_no_lock_and_its_part_is_removed(tmp_path, urls)
     assert not list(store.folder.glob("*.part"))
 
 
-def test_a_part_in_download_counts_with_its_whole_size_and_stays(tmp_path, urls):
+def test_a_part_in_download_counts_with_its_whole_size_and_stays(tmp_path, urls, monkeypatch):
     store = store_in(tmp_path, room=3 * SIZE)
     for url in urls[:2]:
         store.local(url)
@@ -230,169 +174,16 @@ def test_a_part_in_download_counts_with_its_whole_size_and_stays(tmp_path, urls)
         Path(local).write_bytes(b"\2" * SIZE)
 
     files = Flaky(fsspec.filesystem("file"), "get_file", [slow])
-    real, shard_store.filesystem = (
-        shard_store.filesystem,
-        lambda url: (files, url.partition("://")[2]),
-    )
-    try:
-        thread = threading.Thread(target=store.local, args=(urls[2],))
-        thread.start()
-        assert started.wait(20)
-        other = store_in(tmp_path, room=3 * SIZE)
-        other.local(urls[3])  # two copies, one part, and this one: a copy must go, the part not
-        assert len(copies(other)) == 2 and len(list(other.folder.glob("*.part"))) == 1
-        go_on.set()
-        thread.join(20)
-    finally:
-        shard_store.filesystem = real
+    monkeypatch.setattr(shard_store, "filesystem", files.of)
+    thread = threading.Thread(target=store.local, args=(urls[2],))
+    thread.start()
+    assert started.wait(20)
+    other = store_in(tmp_path, room=3 * SIZE)
+    other.local(urls[3])  # two copies, one part, and this one: a copy must go, the part not
+    assert len(copies(other)) == 2 and len(list(other.folder.glob("*.part"))) == 1
+    go_on.set()
+    thread.join(20)
     assert {2, 3} <= set(copies(store))
-
-
-class ServerError(Exception):
-    def __init__(self, status):
-        super().__init__("https://user:pw@host/x?sig=secret")
-        self.status = status
-
-
-class ServerDisconnectedError(Exception):
-    """As aiohttp names it."""
-
-
-class NoCredentialsError(Exception):
-    """As botocore names it."""
-
-
-TRANSIENT = [
-    ConnectionResetError("x"),
-    TimeoutError(),
-    ServerError(503),
-    ServerError(429),
-    OSError(errno.EBUSY, "slow down"),
-    ServerDisconnectedError(),
-]
-FINAL = [
-    FileNotFoundError("x"),
-    PermissionError("x"),
-    ServerError(403),
-    ServerError(404),
-    NoCredentialsError(),
-    ValueError("x"),
-]
-
-
-@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
-@pytest.mark.parametrize("method", ["info", "get_file"])
-def test_transient_errors_are_retried(tmp_path, urls, flaky, error, method):
-    assert is_transient(error)
-    store = store_in(tmp_path)
-    flaky(method, error, error)
-    assert Path(store.local(urls[3])).read_bytes() == b"\3" * SIZE
-    assert (store.retried, store.failed, len(store.waits)) == (2, 0, 2)
-
-
-@pytest.mark.parametrize("error", FINAL, ids=repr)
-def test_other_errors_fail_at_once(tmp_path, urls, flaky, error):
-    assert not is_transient(error)
-    store, files = store_in(tmp_path), flaky("info", error)
-    with pytest.raises(StoreError, match="1 attempt$"):
-        store.local(urls[0])
-    assert (files.calls, store.retried, store.failed, store.waits) == (1, 0, 1, [])
-
-
-def test_waits_grow_to_a_cap_and_are_the_same_again():
-    def waits(url):
-        seen = []
-
-        def fail():
-            raise ConnectionError
-
-        with pytest.raises(StoreError, match="11 attempts"):
-            with_retries(fail, url, 10, seen.append)
-        return seen
-
-    first = waits("s3://b/1.tar")
-    limits = [min(30, 0.5 * 2**n) for n in range(10)]
-    assert all(limit / 2 <= wait <= limit for wait, limit in zip(first, limits))
-    assert first == waits("s3://b/1.tar") != waits("s3://b/2.tar")
-
-
-def test_a_short_download_is_retried_and_never_handed_out(tmp_path, urls, flaky):
-    def short(path, local):
-        Path(local).write_bytes(b"half")
-
-    store = store_in(tmp_path, retries=2)
-    flaky("get_file", short, short)
-    assert os.path.getsize(store.local(urls[0])) == SIZE
-    assert (store.retried, store.downloaded_bytes) == (2, SIZE)
-    flaky("get_file", short, short, short)
-    with pytest.raises(StoreError, match="3 attempts"):
-        store.local(urls[1])
-    assert copies(store) == [0] and not list(store.folder.glob("*.part"))
-
-
-def test_a_failure_is_told_again_at_once_for_a_minute(tmp_path, urls, flaky, monkeypatch):
-    store, now = store_in(tmp_path, retries=1), [1000.0]
-    monkeypatch.setattr(shard_store.time, "monotonic", lambda: now[0])
-    files = flaky("info", *[ConnectionError()] * 2)
-    for _ in range(3):
-        with pytest.raises(StoreError, match=r"0\.tar' cannot be fetched: ConnectionError"):
-            store.local(urls[0])
-        now[0] += 29
-    assert (files.calls, store.failed) == (2, 1)
-    assert os.path.getsize(store.local(urls[0])) == SIZE
-
-
-def test_credentials_are_in_no_message_and_no_name(tmp_path, urls, flaky):
-    secret = urls[0].replace("file://", "file://user:pw@") + "?sig=secret"
-    flaky("info", ServerError(401))
-    with pytest.raises(StoreError) as caught:
-        store_in(tmp_path).local(secret)
-    assert "ServerError 401" in str(caught.value)
-    assert "pw" not in str(caught.value) and "secret" not in str(caught.value)
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
-    flaky("info", ValueError("no such thing: https://user:pw@host/x?sig=secret"))
-    with pytest.raises(StoreError, match="ValueError, 1 attempt$"):
-        store_in(tmp_path).local(secret)
-    plain = "s3://b/k@1.tar"
-    assert plain_url("s3://user:pw@b/k@1.tar?X-Amz-Signature=1#x") == plain
-    assert plain_url("/a?b/c.tar") == "/a?b/c.tar"
-    pipe = "pipe:curl -H 'Authorization: t0ken' 'https://me:pw@h/1.tar?sig=x'"
-    assert plain_url(pipe) == "pipe: https://h/1.tar"
-
-
-def test_who_reads_does_not_change_the_copy(tmp_path, urls, flaky):
-    flaky("nothing")
-    store = store_in(tmp_path)
-    plain = store.local(urls[0])
-    assert store.local(urls[0].replace("file://", "file://user:pw@")) == plain
-
-
-def test_a_full_disk_and_an_unusable_folder_are_one_line(tmp_path, urls, flaky):
-    flaky("get_file", OSError(errno.ENOSPC, "No space left on device"))
-    store = store_in(tmp_path)
-    with pytest.raises(DataError, match="disk of the shard cache .*cache' is full"):
-        store.local(urls[0])
-    assert store.waits == [] and not list(store.folder.glob("*.part"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be used: Not a directory"):
-        ShardStore(tmp_path / "file" / "cache", SIZE).local(urls[0])
-
-
-def test_missing_packages_and_unknown_protocols(monkeypatch):
-    def no_package(url, **options):
-        raise ImportError("Install s3fs")
-
-    monkeypatch.setattr(shard_store.fsspec.core, "url_to_fs", no_package)
-    with pytest.raises(ConfigError, match="pip install s3fs"):
-        filesystem("s3://b/a.tar")
-    with pytest.raises(ConfigError, match="pip install gcsfs"):
-        filesystem("gs://b/a.tar")
-    monkeypatch.undo()
-    monkeypatch.setitem(__import__("sys").modules, "aiohttp", None)
-    with pytest.raises(ConfigError, match="pip install aiohttp"):
-        filesystem("https://me:pw@h/a.tar")
-    with pytest.raises(ConfigError, match="no protocol 'nonsense'"):
-        filesystem("nonsense://h/a.tar")
 
 
 def wait_for(condition):
@@ -425,9 +216,10 @@ def test_prefetch_takes_half_of_the_room(tmp_path, urls):
     assert copies(store) == [0, 1, 2, 4]
 
 
-def test_prefetch_never_waits(tmp_path, urls, flaky):
+def test_prefetch_never_waits(tmp_path, urls, monkeypatch):
     go_on = threading.Event()
-    flaky("info", *[lambda *_: go_on.wait(20)] * 4)
+    files = Flaky(fsspec.filesystem("file"), "info", [lambda *_: go_on.wait(20)] * 4)
+    monkeypatch.setattr(shard_store, "filesystem", files.of)
     store = store_in(tmp_path, room=10**9)
     store.prefetch([f"{urls[0]}?{i}" for i in range(200)])  # threads are busy, the queue overflows
     assert 0 < len(store._waiting) <= 68
