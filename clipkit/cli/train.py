@@ -55,6 +55,7 @@ def train(
 
 def _run(config: RunConfig) -> int:
     """Build and fit; a failure on any rank ends all ranks with the same status."""
+    from clipkit.data.loader import worker_lost
     from clipkit.dist import group
     from clipkit.dist.env import read_env
     from clipkit.engine.build import build_run, set_threads
@@ -73,7 +74,10 @@ def _run(config: RunConfig) -> int:
         world.barrier()
     except ClipkitError as error:
         return _fail(watch, error)
-    except Exception:
+    except Exception as error:
+        lost = worker_lost(error)
+        if lost is not None:
+            return _fail(watch, lost)
         watch.follow()  # a collective broke because another rank has already said why
         watch.announce(1)
         raise

@@ -23,14 +23,16 @@ class BadSample(Exception):
 
 
 class BadRecord(NamedTuple):
-    """A sample that was met and not used.
+    """A sample that was due and not used. Numbers are from 0, -1 where they are not known.
 
     Attributes:
         shard, cause: Where it lies and what is wrong with it.
         key: Its key.
         source: Name of its source.
-        step, row: Place in the order: row of a global batch, both from 0; -1: not known.
-        substitute: Id of the sample that was trained instead; -1: not known.
+        step, batch_row: Its place in the order: row of a global batch.
+        shard_row: Its row in the shard.
+        substitute: Id of the sample that was trained instead.
+        substitute_shard, substitute_key: Where that one lies.
     """
 
     shard: str
@@ -38,16 +40,19 @@ class BadRecord(NamedTuple):
     key: str = ""
     source: str = ""
     step: int = -1
-    row: int = -1
+    batch_row: int = -1
+    shard_row: int = -1
     substitute: int = -1
+    substitute_shard: str = ""
+    substitute_key: str = ""
 
 
 @dataclass
 class BadTotals:
-    """How many samples were delivered, and how many were not usable.
+    """How many samples were due, and how many of them were not usable.
 
     Attributes:
-        seen: Delivered samples.
+        seen: Samples that were due; each is delivered, itself or a substitute.
         causes, shards: Unusable ones, counted both ways.
     """
 
@@ -75,10 +80,10 @@ class BadTotals:
         """Whether they are too many, with so many more; under 1,000 seen samples count as 1,000."""
         return self.total + bad > max_fraction * max(self.seen + seen, _GRACE)
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain numbers; of the shards only the worst 200."""
-        shards = dict(self.shards.most_common(_KEPT_SHARDS))
-        return {"seen": self.seen, "causes": dict(self.causes), "shards": shards}
+    def as_json(self, shards: int = _KEPT_SHARDS) -> dict[str, Any]:
+        """Plain numbers; of the shards only the worst."""
+        worst = dict(self.shards.most_common(shards))
+        return {"seen": self.seen, "causes": dict(self.causes), "shards": worst}
 
     @classmethod
     def from_json(cls, data: dict[str, Any] | None) -> BadTotals:
@@ -91,8 +96,7 @@ class BadTotals:
         """How many, why and where."""
         causes = ", ".join(f"{count} {cause}" for cause, count in self.causes.most_common(5))
         worst = ", ".join(os.path.basename(shard) for shard, _ in self.shards.most_common(3))
-        drawn = self.seen + self.total
-        return f"{self.total} of {drawn} samples are unusable ({causes}; worst shards: {worst})"
+        return f"{self.total} of {self.seen} samples are unusable ({causes}; worst shards: {worst})"
 
     def message(self, max_fraction: float) -> str:
         """One line for the run that ends."""
@@ -172,7 +176,8 @@ class BadSampleCounter:
         seen = self.own.seen * self.world_size
         if self.before.over(self.max_fraction, self.own.total, seen):
             totals = self.before.plus(BadTotals(seen, self.own.causes, self.own.shards))
-            raise DataError(totals.message(self.max_fraction))
+            least = "at least " if self.world_size > 1 else ""  # the others may have some too
+            raise DataError(f"{least}{totals.message(self.max_fraction)}")
 
 
 def check_lost(lost: Iterable[tuple[str, str, int]], held: int, max_fraction: float) -> BadTotals:
@@ -186,9 +191,10 @@ def check_lost(lost: Iterable[tuple[str, str, int]], held: int, max_fraction: fl
     Raises:
         DataError: Over the limit; names causes and the worst shards.
     """
-    totals = BadTotals(held)
+    lost = list(lost)
+    totals = BadTotals(held + sum(samples for *_, samples in lost))
     for shard, cause, samples in lost:
         totals.count(shard, cause, samples)
-    if totals.total > max_fraction * (held + totals.total):
+    if totals.total > max_fraction * totals.seen:
         raise DataError(totals.message(max_fraction))
     return totals

@@ -1,7 +1,10 @@
 """Hard batches: a sample's near neighbours trained in the same batch, as each other's negatives.
 
 The order is permuted inside windows of whole global batches and nowhere else, so that any position
-is still reached directly and every sample still comes exactly as often.
+is still reached directly and every sample still comes exactly as often. With one source the last
+window of an epoch is shorter, so that an epoch holds the samples it would hold without. The sources
+of a mixture end their epochs where they will: a window there holds the end of one epoch of a source
+and the begin of the next, so that a sample may come twice before another has come once.
 
 Letters: N samples, k neighbours of each, M samples of a window, B global batch.
 """
@@ -27,7 +30,7 @@ class HardBatches:
         neighbours: (N, k) integers, or a memmap of them: ids of the samples nearest to each
             sample, nearest first, -1 for none.
         group: A sample comes with up to group - 1 of its neighbours.
-        batches: Global batches of a window; neighbours further apart do not meet.
+        batches: Global batches of a window, at most; neighbours further apart do not meet.
         seed: Of the shuffle within batches.
 
     Raises:
@@ -99,8 +102,8 @@ class HardBatches:
 
         Args:
             window: Number of the window.
-            ids: (M,) int64 samples in their order without hard batches, M = batches * B; one may
-                come twice (where an epoch ends, or of a small source).
+            ids: (M,) int64 samples in their order without hard batches, M a multiple of B; one may
+                come twice (in a mixture, where a source's epoch ends).
             batch: B.
         """
         packed = _pack(self._groups(ids, min(self.group, batch)), batch)

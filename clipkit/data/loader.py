@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -72,10 +73,14 @@ class _Batches(Dataset[Delivered]):
                 source.prefetch(parts.tolist())
 
     def _sample(self, drawn: Drawn, i: int, step: int, bad: list[BadRecord]) -> Sample:
-        """Row i of `drawn`, or the next usable sample of its stream, augmented alike."""
+        """Row i of `drawn`, or its first usable substitute, augmented alike.
+
+        The row alone counts as bad, however many of its substitutes fail.
+        """
         row = self.rows.start + i
         seed = self.mixture.sample_seed(step, row)
-        first = len(bad)
+        failed: BadRecord | None = None
+        causes = set()
         place = tuple(int(x[i]) for x in (drawn.source, drawn.part, drawn.row, drawn.id))
         for attempt in range(_MAX_ATTEMPTS):
             if attempt:
@@ -87,15 +92,20 @@ class _Batches(Dataset[Delivered]):
                 key = source.key(part, index) if self.reader.hooks else ""
                 sample = self.reader.read(members, sample_id, rng, key)
             except BadSample as error:
-                where = source.part_name(part), error.cause, source.key(part, index)
-                bad.append(BadRecord(*where, source.name, step, row))
+                causes.add(error.cause)
+                if failed is None:
+                    where = source.part_name(part), error.cause, source.key(part, index)
+                    failed = BadRecord(*where, source.name, step, row, index)
                 continue
-            bad[first:] = [record._replace(substitute=sample_id) for record in bad[first:]]
+            if failed is not None:
+                instead = sample_id, source.part_name(part), source.key(part, index)
+                bad.append(BadRecord(*failed[:7], *instead))
             return sample
-        causes = ", ".join(sorted({record.cause for record in bad[first:]}))
+        assert failed is not None
+        bad.append(failed)
         raise DataError(
-            f"{_MAX_ATTEMPTS} samples in a row are unusable ({causes}), "
-            f"last in {bad[-1].shard}; mend the shards"
+            f"a sample of {failed.shard} and all {_MAX_ATTEMPTS - 1} substitutes tried for it are "
+            f"unusable ({', '.join(sorted(causes))}); mend the shards"
         )
 
 
@@ -296,3 +306,20 @@ def end_workers(batches: Iterator[Delivered] | None) -> None:
     shut_down = getattr(batches, "_shutdown_workers", None)
     if shut_down is not None:
         shut_down()
+
+
+def worker_lost(error: BaseException) -> DataError | None:
+    """What to tell of a worker that was killed, where `error` or its context comes of that.
+
+    torch raises it out of a signal handler, wherever the main process is. It may come later than
+    the failure to fetch a tensor that the worker has announced.
+    """
+    told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    if told or any("resource_sharer" in frame.filename for frame in frames):
+        return DataError(
+            "a loader worker was killed (out of memory?); lower data.workers or give the job more "
+            "memory, and go on with run.resume=auto"
+        )
+    earlier = error.__cause__ or error.__context__
+    return None if earlier is None else worker_lost(earlier)

@@ -81,6 +81,8 @@ class Mixture:
         for s, quota in enumerate(slots):
             self._earlier[self._source == s] = np.arange(quota)
         self._hard_windows: OrderedDict[int, np.ndarray] = OrderedDict()
+        if hard is not None:  # positions after which windows begin anew
+            self._hard_span = (self.batches_per_epoch or hard.batches) * global_batch_size
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the cache: a worker fills its own."""
@@ -94,7 +96,10 @@ class Mixture:
         """The position whose sample stands at each position: another one of its hard window."""
         if self.hard is None:
             return positions
-        window, inside = np.divmod(positions, self.hard.batches * self.batch)
+        length = self.hard.batches * self.batch
+        span, within = np.divmod(positions, self._hard_span)
+        number, inside = np.divmod(within, length)
+        window = span * -(-self._hard_span // length) + number
         moved = np.empty_like(positions)
         for w in np.unique(window):
             here = window == w
@@ -102,11 +107,13 @@ class Mixture:
         return moved
 
     def _hard_window(self, window: int) -> np.ndarray:
-        """(batches * B,) positions of a window in the order they are trained in."""
+        """Positions of a window in the order they are trained in; the last of a span is shorter."""
         assert self.hard is not None
         if window not in self._hard_windows:
             length = self.hard.batches * self.batch
-            positions = window * length + np.arange(length)
+            span, number = divmod(window, -(-self._hard_span // length))
+            stop = min((number + 1) * length, self._hard_span)
+            positions = span * self._hard_span + np.arange(number * length, stop)
             ids = self._draw(positions).id
             self._hard_windows[window] = positions[self.hard.permutation(window, ids, self.batch)]
             while len(self._hard_windows) > _CACHED_WINDOWS:
@@ -128,7 +135,7 @@ class Mixture:
     def substitute(self, drawn: Drawn, i: int, attempt: int) -> tuple[int, int, int, int]:
         """(source, part, row, id) of the sample that stands in for row i of `drawn`.
 
-        It is the `attempt`-th next one in its stream of its source and epoch; 0: the row itself.
+        It is of the same source and epoch, far away: see Order.substitute. 0: the row itself.
         """
         source = int(drawn.source[i])
         order = self.orders[source]

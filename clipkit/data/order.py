@@ -11,6 +11,7 @@ A draw is numbered 0, 1, ... without end; it stands for an (epoch, place on that
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ class Order:
                 f"(in {self.streams} streams); lower train.global_batch_size or add shards"
             )
         self._first_id = np.concatenate([[0], np.cumsum(self.counts)])
+        self._stride = _stride(total)
         self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
@@ -143,10 +145,13 @@ class Order:
         return part, row, self._first_id[part] + row
 
     def substitute(self, place: int, attempt: int) -> int:
-        """The place that stands in for a bad one: the `attempt`-th next in its stream, cyclic."""
-        stream = min(place // self.stream_length, self.streams - 1)
-        within = (place - stream * self.stream_length + attempt) % self.stream_length
-        return stream * self.stream_length + within
+        """The place that stands in for a bad one: `attempt` strides on along the line, cyclic.
+
+        What is damaged lies together: the next places would be as bad, and one good place after
+        them would stand in for all.
+        """
+        total = int(self._first_id[-1])
+        return (place + attempt * self._stride) % total
 
     def parameters(self) -> dict[str, int]:
         """What must be equal for a position to mean the same sample."""
@@ -156,6 +161,13 @@ class Order:
             "streams": self.streams,
             "window": self.window,
         }
+
+
+def _stride(total: int) -> int:
+    """A step that reaches all of `total` places, the first few far apart: by the golden section."""
+    golden = round(total * (math.sqrt(5) - 1) / 2)
+    near = (golden + sign * away for away in itertools.count() for sign in (1, -1))
+    return next(step for step in near if math.gcd(step, total) == 1)
 
 
 def batch_checksum(ids: np.ndarray, first_row: int) -> int:

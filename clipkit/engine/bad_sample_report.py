@@ -62,9 +62,15 @@ def forget_after(folder: Path, step: int) -> None:
         keep_until(path, step)
 
 
-def shared_totals(counter: BadSampleCounter, world: World) -> BadTotals:
-    """Totals of all ranks, those before a restart included. A collective."""
-    data = json.dumps(counter.own.as_json()).encode()
+def shared_totals(counter: BadSampleCounter, world: World, shards: int = 200) -> BadTotals:
+    """Totals of all ranks, those before a restart included. A collective.
+
+    Args:
+        counter: Of this rank.
+        world: Of the ranks.
+        shards: Of each rank so many of the worst; 0 keeps it small.
+    """
+    data = json.dumps(counter.own.as_json(shards)).encode()
     length = world.max_int(len(data))
     padded = torch.tensor([list(data.ljust(length))], dtype=torch.uint8, device=world.device)
     totals = counter.before

@@ -148,18 +148,34 @@ def report(run: Run, result: StepResult, rate: float) -> None:
                 "train/samples_seen": run.step * run.global_batch_size,
                 "train/ids": result.ids_checksum,
                 "train/skipped": int(not result.applied),
-                "train/bad_samples": run.loader.bad.before.total + result.bad_samples,
+                **bad_sample_metrics(run, result.bad_samples),
             },
         )
 
 
+def bad_sample_metrics(run: Run, bad: int) -> dict[str, int]:
+    """Samples of all ranks that were replaced, by cause; a collective, left out where none was.
+
+    Args:
+        run: The run.
+        bad: Sum over ranks since the start of the process.
+    """
+    counter = run.loader.bad
+    totals = shared_totals(counter, run.world, shards=0) if bad else counter.before
+    causes = {f"train/bad_samples/{cause}": count for cause, count in totals.causes.items()}
+    return {"train/bad_samples": totals.total, **causes}
+
+
 def report_bad_samples(run: Run) -> None:
-    """At the end: samples of all ranks that were replaced, by cause."""
+    """At the end: samples of all ranks that were replaced, by cause and by shard."""
     totals = shared_totals(run.loader.bad, run.world)
     if totals.total:
         run.log.warn(f"{totals.text()}; replaced, and listed in bad_samples.rank*.jsonl")
+        shards = totals.as_json()["shards"].items()
+        worst = [{"shard": shard, "bad_samples": count} for shard, count in shards]
         causes = {f"train/bad_samples/{cause}": count for cause, count in totals.causes.items()}
-        run.log.metrics(run.step, {"train/bad_samples": totals.total, **causes})
+        values = {"train/bad_samples": totals.total, **causes, "train/bad_shards": worst}
+        run.log.metrics(run.step, values)
 
 
 def evaluate(run: Run) -> None:

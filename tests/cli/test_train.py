@@ -1,9 +1,18 @@
-"""`clipkit train --check`, and mistakes under several ranks are told once."""
+"""`train --check`, mistakes under several ranks are told once, a killed worker is one line."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from clipkit.cli.train import _run
+from clipkit.config.load import load_config
+from clipkit.dist.group import World
 from tests.e2e.runs import finish, start, write_run
 
 
@@ -21,3 +30,31 @@ def test_other_ranks_exit_with_the_same_status_and_say_nothing(tmp_path: Path) -
         status, _, err = finish(process)
         assert status == 2
         assert len(err.splitlines()) == lines
+
+
+def test_a_killed_loader_worker_is_one_line(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("clipkit.dist.group.setup", lambda *_, **__: World())
+    monkeypatch.setattr("clipkit.engine.build.set_threads", lambda *_: None)
+    monkeypatch.setattr("clipkit.engine.build.build_run", killed)
+    assert _run(load_config(write_run(tmp_path), [])) == 3
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and err.startswith("clipkit: a loader worker")
+
+
+@pytest.mark.slow
+def test_a_loader_worker_killed_while_the_run_goes_on(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    process = start(["train", str(config), "train.total_steps=100000", "eval.tasks=[]"])
+    log = tmp_path / "runs" / "r" / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") > 3):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    names = {Path(f"/proc/{c}/comm").read_text().strip(): int(c) for c in children}
+    os.kill(names["pt_data_worker"], signal.SIGKILL)
+    status, _, err = finish(process)
+    assert status == 3 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("clipkit: a loader worker")

@@ -158,14 +158,28 @@ def test_every_place_on_the_line_is_one_sample():
     assert sorted(number.tolist()) == list(range(sum(COUNTS)))
 
 
-def test_substitute_stays_in_its_stream_and_visits_all_of_it():
-    order = make()
-    length = order.stream_length
-    for place in (0, length - 1, length, 5 * length + 3, C * length - 1):
-        others = [order.substitute(place, attempt) for attempt in range(length)]
-        assert others[0] == place
-        assert {o // length for o in others} == {place // length}
-        assert len(set(others)) == length
+@pytest.mark.parametrize("counts", [COUNTS, [B], [100] * 40, [2**61, 2**61, 2**62 - 1]])
+def test_substitutes_are_places_of_the_line_and_none_comes_twice(counts):
+    order, total = make(counts), sum(counts)
+    tried = min(total, 300)
+    for place in (0, total // 3, total - 1):
+        others = [order.substitute(place, attempt) for attempt in range(tried)]
+        assert others[0] == place and min(others) >= 0 and max(others) < total
+        assert len(set(others)) == tried  # where these are all, every sample may stand in
+
+
+def test_substitutes_come_from_far_away():
+    order = make([100] * 40)
+    for place in range(0, 4000, 77):
+        line = [order.substitute(place, attempt) // 100 for attempt in range(20)]
+        assert len(set(line)) >= 15  # of 40 shards
+        assert len(set(line[:4])) == 4
+
+
+def test_a_block_of_bad_neighbours_has_as_many_substitutes():
+    order = make([100] * 40)
+    instead = {order.substitute(place, 1) for place in range(500, 700)}
+    assert len(instead) == 200 and not instead & set(range(500, 700))
 
 
 @pytest.mark.parametrize(

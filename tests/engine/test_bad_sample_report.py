@@ -24,7 +24,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def record(step: int, key: str = "k") -> BadRecord:
     """One that says everything."""
-    return BadRecord("/d/a.tar", "no_image", key, "web", step, 3, 77)
+    return BadRecord("/d/a.tar", "no_image", key, "web", step, 3, 12, 77, "/d/b.tar", "other")
 
 
 def test_a_line_says_where_why_and_what_instead(tmp_path: Path) -> None:
@@ -38,8 +38,11 @@ def test_a_line_says_where_why_and_what_instead(tmp_path: Path) -> None:
             "key": "k",
             "source": "web",
             "step": 5,  # of metrics.jsonl, which counts trained steps
-            "row": 3,
+            "batch_row": 3,
+            "shard_row": 12,
             "substitute": 77,
+            "substitute_shard": "/d/b.tar",
+            "substitute_key": "other",
         }
     ]
 
@@ -71,24 +74,26 @@ def test_secrets_in_names_are_masked(tmp_path: Path) -> None:
     assert "secret" not in listed.path.read_text()
 
 
-def count(world: World) -> tuple[dict[str, Any], str]:
-    """Totals on each rank, and what over the limit is said."""
+def count(world: World) -> tuple[dict[str, Any], dict[str, int], str]:
+    """Totals and causes on each rank, and what over the limit is said."""
     counter = BadSampleCounter(0.5, world.world_size)
     counter.before = BadTotals.from_json({"seen": 100, "causes": {"old": 1}, "shards": {"z": 1}})
     bad = [(f"long name of shard {world.rank}", "no_image")] * (1 + 600 * world.rank)
     counter.add(1000, bad)
     totals = shared_totals(counter, world).as_json()
+    causes = dict(shared_totals(counter, world, shards=0).causes)
     check_share(counter, 602, 2000, world)  # 603 of 2100: within
     try:
         check_share(counter, 1100, 2000, world)
     except DataError as error:
-        return totals, str(error)
-    return totals, ""
+        return totals, causes, str(error)
+    return totals, causes, ""
 
 
 def test_all_ranks_know_the_same_totals(ranks) -> None:  # type: ignore[no-untyped-def]
-    (totals, text), other = ranks(2).run(count)
-    assert other == (totals, text)
+    (totals, causes, text), other = ranks(2).run(count)
+    assert other == (totals, causes, text)
     assert totals["seen"] == 2100 and totals["causes"] == {"no_image": 602, "old": 1}
     assert totals["shards"]["long name of shard 1"] == 601
-    assert "603 of 2703" in text and "worst shards: long name of shard 1, " in text
+    assert causes == {"no_image": 602, "old": 1}
+    assert "603 of 2100" in text and "worst shards: long name of shard 1, " in text

@@ -102,6 +102,13 @@ class Marks(AddOn):
         return sample
 
 
+def test_an_addon_without_the_hook_costs_nothing(tmp_path: Path) -> None:
+    marks = Marks()
+    data = load_config(write_run(tmp_path), []).data
+    assert build_reader(data, (8, 6), [AddOn()]).hooks == []
+    assert build_reader(data, (8, 6), [AddOn(), marks]).hooks == [marks.sample]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_sample_hook_of_an_addon(tmp_path: Path, workers: int) -> None:
     views = {"small": {"size": 4}}

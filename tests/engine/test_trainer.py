@@ -72,18 +72,26 @@ def test_bad_samples_of_all_ranks_are_counted_and_listed_over_restarts(
     one, two = tmp_path / "runs" / "one", tmp_path / "runs" / "two"
     counts = [m["train/bad_samples"] for m in metrics(one)]
     assert counts == [m["train/bad_samples"] for m in metrics(two)] and counts[-1] >= 4
-    last = json.loads((two / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["train/bad_samples/unreadable_image"] == counts[-1]
+    for folder in (one, two):
+        for line in metrics(folder):  # by cause in each step, once one was met
+            by_cause = {k: v for k, v in line.items() if k.startswith("train/bad_samples/")}
+            total = line["train/bad_samples"]
+            assert by_cause == ({"train/bad_samples/unreadable_image": total} if total else {})
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["train/bad_samples/unreadable_image"] == counts[-1]
+        worst = {Path(x["shard"]).name: x["bad_samples"] for x in last["train/bad_shards"]}
+        assert set(worst) == {"000.tar", "001.tar", "002.tar"}
+        assert sum(worst.values()) == counts[-1] and worst["001.tar"] == max(worst.values())
     listed = {folder: sorted(map(tuple, _listed(folder))) for folder in (one, two)}
     assert listed[one] == listed[two] and len(listed[one]) == counts[-1]
     assert {key for *_, key in listed[one]} == {"000003", "000050", "000051", "000077"}
 
 
 def _listed(folder: Path) -> list[tuple[int, int, str]]:
-    """(step, row, key) of every bad sample, from the files of all ranks."""
+    """(step, row of the batch, key) of every bad sample, from the files of all ranks."""
     texts = [path.read_text() for path in folder.glob("bad_samples.rank*.jsonl")]
     lines = [json.loads(line) for line in "".join(texts).splitlines()]
-    return [(line["step"], line["row"], line["key"]) for line in lines]
+    return [(line["step"], line["batch_row"], line["key"]) for line in lines]
 
 
 def test_streaming_mode_trains_and_resumes(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
