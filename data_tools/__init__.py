@@ -7,7 +7,7 @@ What the tools share: `map_shards.py` (one function over many shards: `engines/`
 `embeddings.py` (rows of an embeddings folder under those names), `options.py`, `summary.py`.
 May import: any clipkit room up to layer 3. Nothing in clipkit imports this package.
 To add a tool: a function `fn(shard, out, **params)` that writes whole files and returns JSON, given
-to `map_shards`; a typer function with the aliases of `options.py` that imports what is heavy
+to `map_shards`; a typer function with what `options.py` has for it, that imports what is heavy
 inside, so that `--help` stays fast, and ends in `write_summary`; its line in `__main__.py`. What a
 user can mend is raised as `clipkit.errors.DataError`. The same command again goes on where it was
 stopped, and `--dry-run` touches nothing.

@@ -20,10 +20,12 @@ from clipkit.data.shards import is_url
 from clipkit.errors import DataError
 
 FOLDER = ".done"
+DATA = Path(clipkit.__file__).parent / "data"  # what reads and decodes for every tool
 
 
 def code_hash(module: str) -> str:
-    """Hash of clipkit's version, the module's source and, for a tool that is a folder, all of it.
+    """Hash of clipkit's version and data room, `tables.py`, and the module or, of a tool that is a
+    folder, all of it.
 
     Nothing is imported.
     """
@@ -32,7 +34,8 @@ def code_hash(module: str) -> str:
     file = Path(spec.origin)
     one_file = file.parent == Path(__file__).parent  # data_tools itself: its tools are not related
     digest = hashlib.sha256(clipkit.__version__.encode())
-    for source in [file] if one_file else sorted(file.parent.glob("*.py")):
+    own = [file] if one_file else sorted(file.parent.glob("*.py"))
+    for source in [*own, *sorted(DATA.glob("*.py")), Path(__file__).with_name("tables.py")]:
         digest.update(f"{source.name}\0".encode() + source.read_bytes())
     return digest.hexdigest()
 

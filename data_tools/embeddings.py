@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pyarrow
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
@@ -13,20 +11,6 @@ import pyarrow.parquet as parquet
 from clipkit.errors import DataError
 from clipkit.eval.embedding_folder import EmbeddingFolder, metadata_path, open_embeddings
 from data_tools.tables import shard_names
-
-
-class EmbeddingRows(NamedTuple):
-    """A line for each row of the features, in their order; n rows.
-
-    Attributes:
-        shards: (n,) str, names as in tables (`tables.shard_names` of the shards embedded).
-        rows: (n,) int64, numbers in the shard by its index.
-        keys: (n,) str.
-    """
-
-    shards: np.ndarray
-    rows: np.ndarray
-    keys: np.ndarray
 
 
 def table_of(folder: EmbeddingFolder | str | Path) -> pyarrow.Table:
@@ -54,16 +38,6 @@ def table_of(folder: EmbeddingFolder | str | Path) -> pyarrow.Table:
         shards = pyarrow.array(list(names.values()), pyarrow.string()).take(places.combine_chunks())
         parts.append(pyarrow.table([shards, part["sample"], part["key"]], ["shard", "row", "key"]))
     return pyarrow.concat_tables(parts)
-
-
-def rows_of(folder: EmbeddingFolder | str | Path) -> EmbeddingRows:
-    """`table_of` as arrays.
-
-    Raises:
-        DataError: The folder is missing or damaged.
-    """
-    table = table_of(folder)
-    return EmbeddingRows(*(table[name].to_numpy() for name in ("shard", "row", "key")))
 
 
 def _names(folder: EmbeddingFolder) -> dict[str, str]:

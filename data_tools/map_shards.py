@@ -104,8 +104,8 @@ def map_shards(
         shards: Paths or URLs, each once.
         out: Folder of the outputs and of `.done/`.
         params: Keyword arguments, JSON. A file that `fn` reads belongs in here with its hash: what
-            was done is told by the code of `fn`'s module (of its whole folder, if the tool is
-            one), these, and each shard's size and time.
+            was done is told by `done.code_hash` of `fn`'s module, these, and each shard's size and
+            time.
         engine: "process", "ray" or "spark".
         workers: Parallel shards; None: as many as there are CPUs.
         retries: Further rounds for shards that failed.
@@ -124,10 +124,10 @@ def map_shards(
     tasks = _tasks(fn, list(shards)[:limit], out, params)
     results = [read_done(Path(t.marker), t.fingerprint, out) if resume else None for t in tasks]
     report = MapReport([task.shard for task in tasks], results)
-    waiting = [number for number, result in enumerate(results) if result is None]
-    report.skipped = len(tasks) - len(waiting)
+    waiting = results.count(None)
+    report.skipped = len(tasks) - waiting
     if dry_run:
-        print(f"{label or fn.__name__}: {len(waiting)} shards to do, {report.skipped} done; "
+        print(f"{label or fn.__name__}: {waiting} shards to do, {report.skipped} done; "
               f"dry run, nothing is written")  # fmt: skip
         return report
     try:
@@ -136,7 +136,7 @@ def map_shards(
         raise DataError(f"{out}: cannot be made: {error.strerror}") from None
     if waiting:
         with _bar(label or fn.__name__, report, progress) as tick:
-            _run_rounds(run, tasks, waiting, workers, retries, report, tick)
+            _run_rounds(run, tasks, report, tick, workers=workers, retries=retries)
     report.seconds = time.monotonic() - start
     return report
 
@@ -170,13 +170,14 @@ def _tasks(
 def _run_rounds(
     run: Run,
     tasks: list[Task],
-    waiting: list[int],
-    workers: int | None,
-    retries: int,
     report: MapReport,
     tick: Tick,
+    *,
+    workers: int | None,
+    retries: int,
 ) -> None:
     """Fill in results; what fails goes into the next round, and after the last into failures."""
+    waiting = [number for number, result in enumerate(report.results) if result is None]
     reasons: dict[int, str] = {}
     for left in range(retries, -1, -1):
         again = []

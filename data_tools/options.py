@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,3 +36,29 @@ LimitOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and touch nothing.")
 ]
+RunOptions = dict[str, Any]  # keyword arguments of `map_shards`
+_RUN: dict[str, tuple[Any, Any]] = {  # name -> type, default
+    "engine": (EngineOption, "process"),
+    "workers": (WorkersOption, None),
+    "retries": (RetriesOption, 2),
+    "limit": (LimitOption, None),
+    "dry_run": (DryRunOption, False),
+}
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `map_shards` in place of its last parameter, `run`."""
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(run={name: given.pop(name) for name in _RUN}, **given)
+
+    signature = inspect.signature(command, eval_str=True)
+    own = [value for name, value in signature.parameters.items() if name != "run"]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in _RUN.items()
+    ]
+    vars(wrapped)["__signature__"] = signature.replace(parameters=[*own, *shared])
+    wrapped.__annotations__ = {value.name: value.annotation for value in [*own, *shared]}
+    return wrapped

@@ -15,6 +15,8 @@ from rich.text import Text
 import clipkit
 from clipkit.errors import DataError
 
+_SHOWN = 10
+
 
 def write_summary(out: Path, tool: str, facts: Mapping[str, Any]) -> Path:
     """Write OUT/summary.json, whole or not at all.
@@ -41,7 +43,12 @@ def write_summary(out: Path, tool: str, facts: Mapping[str, Any]) -> Path:
 
 
 def print_summary(tool: str, facts: Mapping[str, Any]) -> None:
-    """Print numbers, words, and dictionaries of numbers as a table on stdout; no arguments."""
+    """Print numbers and words as a table on stdout, and below it what is said of shards by name.
+
+    Of dictionaries, numbers are rows of the table and the first ten texts a line each. Arguments
+    are left out.
+    """
+    lines = []
     table = Table(title=tool, show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")
@@ -49,13 +56,20 @@ def print_summary(tool: str, facts: Mapping[str, Any]) -> None:
         if name == "failures":
             table.add_row("failed shards", f"{len(value):,}")
         elif isinstance(value, Mapping) and name != "arguments":
-            for word, count in value.items():
-                table.add_row(_plain(word if name == "counts" else f"{name}: {word}"), f"{count:,}")
+            for word, said in value.items():
+                if isinstance(said, (int, float)):
+                    label = word if name == "counts" else f"{name}: {word}"
+                    table.add_row(_plain(label), f"{said:,}")
+                elif isinstance(said, str):
+                    lines.append(f"{word}: {said}")
         elif isinstance(value, (int, float)):
             table.add_row(_plain(name), f"{value:,}")
         elif isinstance(value, str):
             table.add_row(_plain(name), Text(value))
     Console().print(table)
+    print(*lines[:_SHOWN], sep="\n", end="\n" if lines else "")
+    if len(lines) > _SHOWN:
+        print(f"and {len(lines) - _SHOWN} more")
 
 
 def _plain(name: str) -> Text:

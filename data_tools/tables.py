@@ -28,8 +28,8 @@ def shard_names(paths: Sequence[str]) -> list[str]:
 
 
 def table_path(folder: Path, name: str) -> Path:
-    """File of a shard's table: "a/00000.tar" -> <folder>/a__00000.parquet."""
-    return folder / (name.removesuffix(".tar").replace("/", "__") + ".parquet")
+    """File of a shard's table: "a/0.tar" -> <folder>/a%2F0.tar.parquet; no two shards share one."""
+    return folder / (name.replace("%", "%25").replace("/", "%2F") + ".parquet")
 
 
 def write_table(path: Path, columns: Mapping[str, Any], facts: Mapping[str, str] = {}) -> None:

@@ -7,34 +7,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_tools.options import (
-    DryRunOption,
-    EngineOption,
-    LimitOption,
-    OutArgument,
-    RetriesOption,
-    WorkersOption,
-)
+from data_tools.options import OutArgument, RunOptions, with_run_options
 
 Format = Literal["folder", "csv", "tsv", "parquet", "jsonl", "img2dataset"]
 
 
+@with_run_options
 def build(
     source: Annotated[Path, typer.Argument(help="Folder of images, table, or img2dataset output.")],
     out: OutArgument,
     form: Annotated[
         Format | None, typer.Option("--format", help="What SOURCE is; else told by its look.")
     ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column of paths or of image bytes.")
-    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Of paths or of image bytes.")] = None,
     caption_columns: Annotated[
         str | None,
         typer.Option(help="Columns, or fields of .json files, split by commas; first is the txt."),
     ] = None,
-    key_column: Annotated[
-        str | None, typer.Option(help="Column of given keys; else samples are numbered.")
-    ] = None,
+    key_column: Annotated[str | None, typer.Option(help="Of given keys; else numbers.")] = None,
     separator: Annotated[str | None, typer.Option(help="Between columns of text.")] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the images a table names; else the table's.")
@@ -52,11 +42,8 @@ def build(
     max_bad_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Larger share of rejects is an error.")
     ] = 0.01,
-    engine: EngineOption = "process",
-    workers: WorkersOption = None,
-    retries: RetriesOption = 2,
-    limit: LimitOption = None,
-    dry_run: DryRunOption = False,
+    *,
+    run: RunOptions,
 ) -> None:
     """Pack images and captions into tar shards; the same source gives the same bytes.
 
@@ -83,10 +70,6 @@ def build(
         prefix=prefix,
         check=check,
         max_bad_fraction=max_bad_fraction,
-        engine=engine,
-        workers=workers,
-        retries=retries,
-        limit=limit,
-        dry_run=dry_run,
+        **run,
     )
     print_summary("build", facts)

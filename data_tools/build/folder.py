@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ TEMPLATE = "a photo of a {c}."
 _IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".webp"} | {
     ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm"
 }  # fmt: skip
+_MAX_BYTES = {"txt": 65_536, "json": 1_000_000}  # what training reads
 
 
 def folder_rows(
@@ -80,8 +82,14 @@ def _beside(
     for kind in ("txt", "json"):
         found[kind] = ""
         if f"{stem}.{kind}" in files:
+            path = source / f"{stem}.{kind}"
             try:
-                found[kind] = (source / f"{stem}.{kind}").read_bytes().decode("utf-8")
+                info = path.stat()
+                if not stat.S_ISREG(info.st_mode):  # a pipe or a device may never end
+                    return {"txt": "", "cause": f"{kind}_unreadable"}
+                if info.st_size > _MAX_BYTES[kind]:
+                    return {"txt": "", "cause": f"{kind}_too_long"}
+                found[kind] = path.read_bytes().decode("utf-8")
             except UnicodeDecodeError:
                 return {"txt": "", "cause": f"{kind}_not_utf8"}
             except OSError:

@@ -96,8 +96,8 @@ def save_plan(
         mark = {"facts": wanted, "shards": [list(span) for span in shards]}
     elif mark["facts"] != wanted:
         raise DataError(
-            f"{out}: was begun from another source or with other options; "
-            f"repeat those, or name a new folder"
+            f"{out}: was begun {_difference(mark['facts'], wanted)}; repeat what it was begun "
+            f"with, or name a new folder"
         )
     for torn in out.glob(".*.tmp-*"):  # of a run that was killed
         torn.unlink()
@@ -144,6 +144,16 @@ def _read_mark(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and {"facts", "shards"} <= found.keys() else None
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In words, what one plan has and another has not."""
+    other = [
+        f"{name.replace('_', ' ')} {old.get(name)} and not {value}"
+        for name, value in new.items()
+        if name != "rows" and old.get(name) != value
+    ]
+    return "with " + ", ".join(other) if other else "from a source that held other samples"
 
 
 def _digest(rows: pyarrow.Table) -> str:

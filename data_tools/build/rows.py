@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Columns:
     key: str | None = None
 
     def found_in(self, names: Sequence[str], where: Path) -> Columns:
-        """These columns with the guessed ones filled in.
+        """These columns with the guessed ones filled in, and told on stderr.
 
         Raises:
             DataError: One is not there; names those that are.
@@ -62,6 +63,10 @@ class Columns:
                 )
         image = self.image or _guess(IMAGE_NAMES, names, where, "--image-column")
         captions = self.captions or (_guess(CAPTION_NAMES, names, where, "--caption-columns"),)
+        guessed = [] if self.image else [f"images from '{image}'"]
+        guessed += [] if self.captions else [f"captions from '{captions[0]}'"]
+        if guessed:
+            print(f"{where}: {', '.join(guessed)}", file=sys.stderr)
         return Columns(image, captions, self.key)
 
 

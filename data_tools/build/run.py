@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.compute as compute
 from clipkit.config.parts import suggest
 from clipkit.errors import DataError
 from data_tools.build.folder import TEMPLATE, folder_rows
+from data_tools.build.img2dataset import recut
 from data_tools.build.pack import CHECKS, is_mended, pack_shard, rejects_path
 from data_tools.build.plan import cut, save_plan, shard_path, shuffled, tar_bytes, write_sizes
 from data_tools.build.rows import Columns
@@ -76,29 +77,31 @@ def build(
     kind = kind or guess_format(source)
     limits = (samples_per_shard, int(max_shard_mb * 1e6))
     if kind == "img2dataset":
-        from data_tools.build.img2dataset import recut
-
         return recut(source, out, limits, shuffle_seed, prefix, **run)
-    rows = shuffled(
-        read_source(source, kind, columns or Columns(), separator, root, template), shuffle_seed
-    )
+    rows = read_source(source, kind, columns or Columns(), separator, root, template)
+    rows = shuffled(rows, shuffle_seed)
     shards = cut(_sizes(rows), *limits)
-    facts: dict[str, Any] = {"source": os.path.abspath(source), "samples_per_shard": limits[0]}
-    facts |= {"max_bytes": limits[1], "shuffle_seed": shuffle_seed}
     if run.get("dry_run"):
         return {"samples": len(rows), "shards": len(shards), "bytes": int(_sizes(rows).sum())}
+    facts: dict[str, Any] = {"source": os.path.abspath(source), "samples_per_shard": limits[0]}
+    facts |= {"max_bytes": limits[1], "shuffle_seed": shuffle_seed, "prefix": prefix}
     files = save_plan(out, rows, shards, facts, _IDENTITY)
+    report = _pack(files, out, prefix, check, run)
+    facts = _finish(out, report, facts | {"check": check})
+    report.raise_failures()
+    _check_rejects(out, facts, max_bad_fraction)
+    return facts
+
+
+def _pack(
+    files: Sequence[str], out: Path, prefix: str, check: str, run: Mapping[str, Any]
+) -> MapReport:
+    """Pack what is not done, and what has rejects that can be read by now."""
     for file in files:
         if is_mended(file, out, check):
             rejects_path(out, file).unlink()  # an output: without it the shard is packed again
     params = {"prefix": prefix, "check": check}
-    report = map_shards(pack_shard, files, out=out, params=params, label="build", **run)
-    facts = _finish(out, report, facts | params)
-    report.raise_failures()
-    total = facts["samples"] + facts["counts"]["rejects"]
-    if facts["counts"]["rejects"] > max_bad_fraction * total:
-        raise DataError(_too_many(out, facts, total, max_bad_fraction))
-    return facts
+    return map_shards(pack_shard, files, out=out, params=params, label="build", **run)
 
 
 def guess_format(source: Path) -> str:
@@ -190,10 +193,13 @@ def _finish(out: Path, report: MapReport, arguments: Mapping[str, Any]) -> dict[
     return facts
 
 
-def _too_many(out: Path, facts: Mapping[str, Any], total: int, limit: float) -> str:
+def _check_rejects(out: Path, facts: Mapping[str, Any], limit: float) -> None:
     counts = facts["counts"]
+    total = facts["samples"] + counts["rejects"]
+    if counts["rejects"] <= limit * total:
+        return
     causes = [f"{n} {name[8:]}" for name, n in counts.items() if name.startswith("rejects ")]
-    return (
+    raise DataError(
         f"{counts['rejects']} of {total} samples could not be used ({', '.join(causes[:3])}), over "
         f"--max-bad-fraction {limit}; see {out / 'rejects.parquet'}, mend them and run the same "
         f"command again, or raise it"

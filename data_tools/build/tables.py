@@ -25,12 +25,20 @@ def csv_rows(source: Path, columns: Columns, root: Path, separator: str) -> pyar
     """A table of text with a header; quoted line breaks allowed, every value a string.
 
     Raises:
-        DataError: Not readable as such a table, or a column is missing.
+        DataError: Not readable as such a table, a column is missing, or the separator is wrong.
     """
+    separator = "\t" if separator == "\\t" else separator
+    if len(separator) != 1:
+        raise DataError(f"--separator {separator!r}: give one character")
     rows = RowList(root)
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             names = next(csv.reader(file, delimiter=separator), [])
+        other = next((sign for sign in "\t;|," if len(names) == 1 and sign in names[0]), None)
+        if other:
+            raise DataError(
+                f"{source}: its columns are not split by {separator!r}; give --separator {other!r}"
+            )
         columns = columns.found_in(names, source)
         reader = arrow_csv.open_csv(
             source,
@@ -107,14 +115,14 @@ def parquet_rows(source: Path, columns: Columns, root: Path) -> pyarrow.Table:
     for path in files:
         try:
             with parquet.ParquetFile(path) as file:
-                own = columns.found_in(file.schema_arrow.names, path)
+                columns = columns.found_in(file.schema_arrow.names, path)
                 stamp = os.stat(path).st_mtime_ns
-                for number, (record, name, size) in enumerate(_records(file, str(own.image))):
+                for number, (record, name, size) in enumerate(_records(file, str(columns.image))):
                     if size is None:
-                        _add(rows, record, own, name)
+                        _add(rows, record, columns, name)
                     else:
                         place = {"image": os.path.abspath(path), "row": number}
-                        _add(rows, record, own, place | {"size": size, "mtime_ns": stamp})
+                        _add(rows, record, columns, place | {"size": size, "mtime_ns": stamp})
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError(f"{path}: cannot be read as a table: {str(error)[:200]}") from None
     return rows.table()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any
 
 from clipkit.errors import ConfigError
@@ -65,9 +66,26 @@ def _start(workers: int | None) -> Any:
         conf.setExecutorEnv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
-        spark = SparkContext(conf=conf)
+        with _silent_children():
+            spark = SparkContext(conf=conf)
     except Exception as error:
         raise ConfigError(f"Spark does not start with master '{master}': {_reason(str(error))}; "
                           f"is Java 17 or newer installed?") from None  # fmt: skip
     spark.setLogLevel("OFF")
     return spark
+
+
+@contextmanager
+def _silent_children() -> Iterator[None]:
+    """What a process that is started in this block writes to stderr is dropped.
+
+    Java has greetings that no setting of Spark's turns off.
+    """
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

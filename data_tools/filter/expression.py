@@ -11,6 +11,12 @@ import duckdb
 
 from clipkit.errors import DataError
 
+# what these give is as large as a number says, not as the sample is
+_UNBOUNDED = {
+    "repeat", "lpad", "rpad", "format", "printf", "bar", "bitstring", "range", "generate_series",
+    "list_resize", "array_resize", "equi_width_bins",
+}  # fmt: skip
+
 
 def condition(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Expression:
     """`text` as a condition on the view `samples`.
@@ -20,7 +26,8 @@ def condition(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Expres
 
     Raises:
         DataError: No single expression, no condition, an unknown column (names all, and close
-            ones), a query inside, or a function that gives something else each time.
+            ones), a query inside, or a function that gives something else each time
+            or values of any size.
     """
     try:
         parsed = duckdb.SQLExpression(text)
@@ -60,6 +67,11 @@ def _refuse(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     unsteady = connection.execute(
         "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
     ).fetchall()
+    if found := functions & _UNBOUNDED:
+        raise DataError(
+            f"--where '{text}': {min(found)}() may make values of any size; compare the columns "
+            f"themselves"
+        )
     if found := functions & {str(name).lower() for (name,) in unsteady}:
         raise DataError(
             f"--where '{text}': {min(found)}() does not depend on the sample alone; "

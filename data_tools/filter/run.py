@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def filter_tables(
 ) -> dict[str, Any]:
     """Write OUT/keep.parquet, summary.json, and of the stages scores.parquet, balance.parquet.
 
+    Those of an earlier run with other stages are removed.
+
     The same tables and rules give the same bytes.
 
     Args:
@@ -146,6 +148,7 @@ def _run(
         _draw(connection, rules.random, rules.seed)
         counts["random"] = count(connection, "kept")
     counts["kept"] = count(connection, "kept")
+    _forget(out, tables, written)
     for name, columns in written.items():
         write_table(out / f"{name}.parquet", dict(zip(columns.column_names, columns.columns)))
     kept = connection.sql("SELECT shard, row, key FROM kept ORDER BY shard, row")
@@ -153,6 +156,15 @@ def _run(
     write_keep(out / "keep.parquet", rows["shard"], rows["row"], rows["key"], "filter")
     write_summary(out, "filter", facts)
     return facts
+
+
+def _forget(out: Path, tables: Sequence[Path], written: Collection[str]) -> None:
+    """Remove what an earlier run left in `out` and this one does not write; inputs stay."""
+    inputs = {path.resolve() for path in tables}
+    for name in ("scores", "balance"):
+        path = (out / f"{name}.parquet").resolve()
+        if name not in written and not inputs & {path, path.parent}:
+            path.unlink(missing_ok=True)
 
 
 def _select(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:

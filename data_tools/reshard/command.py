@@ -7,17 +7,10 @@ from typing import Annotated
 
 import typer
 
-from data_tools.options import (
-    DryRunOption,
-    EngineOption,
-    LimitOption,
-    OutArgument,
-    RetriesOption,
-    ShardsArgument,
-    WorkersOption,
-)
+from data_tools.options import OutArgument, RunOptions, ShardsArgument, with_run_options
 
 
+@with_run_options
 def reshard(
     shards: ShardsArgument,
     out: OutArgument,
@@ -31,15 +24,13 @@ def reshard(
     new_keys: Annotated[
         bool, typer.Option("--new-keys", help="Number the samples; else they keep their keys.")
     ] = False,
-    engine: EngineOption = "process",
-    workers: WorkersOption = None,
-    retries: RetriesOption = 2,
-    limit: LimitOption = None,
-    dry_run: DryRunOption = False,
+    *,
+    run: RunOptions,
 ) -> None:
     """Cut shards anew, or write what a keep-list of dedup or filter keeps.
 
     Members are copied byte for byte. Stopped at any point, the same command goes on.
+    Memory of the main process: about 1 kB a sample.
     """
     from clipkit.data.shard_images import find_shards
     from data_tools.reshard.run import reshard as run_reshard
@@ -54,10 +45,6 @@ def reshard(
         shuffle_seed=shuffle_seed,
         prefix=prefix,
         new_keys=new_keys,
-        engine=engine,
-        workers=workers,
-        retries=retries,
-        limit=limit,
-        dry_run=dry_run,
+        **run,
     )
     print_summary("reshard", facts)

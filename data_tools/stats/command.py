@@ -6,17 +6,10 @@ from typing import Annotated
 
 import typer
 
-from data_tools.options import (
-    DryRunOption,
-    EngineOption,
-    LimitOption,
-    OutArgument,
-    RetriesOption,
-    ShardsArgument,
-    WorkersOption,
-)
+from data_tools.options import OutArgument, RunOptions, ShardsArgument, with_run_options
 
 
+@with_run_options
 def stats(
     shards: ShardsArgument,
     out: OutArgument,
@@ -26,11 +19,8 @@ def stats(
     ] = False,
     show: Annotated[int, typer.Option(min=0, help="Samples on the page.")] = 24,
     seed: Annotated[int, typer.Option(help="Draws those samples.")] = 0,
-    engine: EngineOption = "process",
-    workers: WorkersOption = None,
-    retries: RetriesOption = 2,
-    limit: LimitOption = None,
-    dry_run: DryRunOption = False,
+    *,
+    run: RunOptions,
 ) -> None:
     """Describe shards: a table with one line a sample, and a page to look at.
 
@@ -43,8 +33,7 @@ def stats(
 
     facts = write_stats(
         find_shards(shards, split), out, decode=decode, show=show, seed=seed,
-        command=command_line(shards, out, decode), engine=engine, workers=workers,
-        retries=retries, limit=limit, dry_run=dry_run,
+        command=command_line(shards, out, decode), **run,
     )  # fmt: skip
     if facts:
         print_summary("stats", facts)

@@ -67,7 +67,7 @@ def write_shard_table(shard: str, out: Path, root: str, decode: bool) -> dict[st
         "samples": len(lines),
         "errors": sum(line["error"] is not None for line in lines),
         "damage": index.damage,
-        "outputs": f"{FOLDER}/{path.name}",
+        "outputs": str(path.relative_to(out)),
     }
 
 

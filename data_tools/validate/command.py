@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.errors import ConfigError, DataError
-from data_tools.options import (
-    DryRunOption,
-    EngineOption,
-    LimitOption,
-    OutArgument,
-    RetriesOption,
-    ShardsArgument,
-    WorkersOption,
-)
+from data_tools.options import OutArgument, RunOptions, ShardsArgument, with_run_options
 
 if TYPE_CHECKING:
     from data_tools.map_shards import MapReport
@@ -26,6 +18,7 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
+@with_run_options
 def validate(
     shards: ShardsArgument,
     out: OutArgument,
@@ -52,11 +45,8 @@ def validate(
             "seen only so. Needs simplejpeg.",
         ),
     ] = False,
-    engine: EngineOption = "process",
-    workers: WorkersOption = None,
-    retries: RetriesOption = 2,
-    limit: LimitOption = None,
-    dry_run: DryRunOption = False,
+    *,
+    run: RunOptions,
 ) -> None:
     """Check every header, name, image and caption of shards; exit status 1 if any is unusable.
 
@@ -76,8 +66,7 @@ def validate(
         "min_side": min_side,
         "strict": strict,
     }
-    run = {"engine": engine, "workers": workers, "retries": retries, "limit": limit}
-    _validate(shards, out, rules, str(repair.absolute()) if repair else "", run, dry_run)
+    _validate(shards, out, rules, str(repair.absolute()) if repair else "", run)
 
 
 def _validate(
@@ -85,8 +74,7 @@ def _validate(
     out: Path,
     rules: dict[str, Any],
     copies: str,
-    run: dict[str, Any],
-    dry_run: bool,
+    run: RunOptions,
 ) -> None:
     from data_tools.map_shards import map_shards
     from data_tools.summary import print_summary, write_summary
@@ -95,10 +83,8 @@ def _validate(
     _check_rules(rules)
     paths = _paths(shards)
     params = {"root": _root(paths, copies), "rules": rules, "repair": copies}
-    report = map_shards(
-        check_shard, paths, out=out, params=params, dry_run=dry_run, label="validate", **run
-    )
-    if dry_run:
+    report = map_shards(check_shard, paths, out=out, params=params, label="validate", **run)
+    if run["dry_run"]:
         return
     facts = _facts(report) | {"arguments": {"shards": shards, "repair": copies, **rules}}
     write_summary(out, "validate", facts)

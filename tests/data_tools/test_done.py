@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from clipkit.errors import DataError
+from data_tools import done
 from data_tools.done import (
     code_hash,
     fingerprint,
@@ -82,6 +83,22 @@ def test_code_is_the_module_or_the_whole_tool(
     (package / "two.py").write_text("x = 2\n")
     assert code_hash("sometool.one") != before
     assert code_hash("data_tools.tables") != code_hash("data_tools.done")
+
+
+def test_code_is_also_what_reads_and_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (done.DATA / "decode.py").exists()
+    monkeypatch.setattr(done, "DATA", tmp_path)
+    seen = [code_hash("data_tools.wds")]
+    for text in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "decode.py").write_text(text)
+        seen.append(code_hash("data_tools.wds"))
+    monkeypatch.setattr(done, "__file__", str(tmp_path / "done.py"))
+    for text in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "tables.py").write_text(text)
+        seen.append(code_hash("data_tools.dedup.exact"))
+    assert len(set(seen)) == 5
 
 
 def test_identity_is_path_size_and_time(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from clipkit.data.tar_index import load_index
 from clipkit.dist import group
 from clipkit.errors import ConfigError, DataError
 from data_tools.__main__ import app
-from data_tools.embeddings import rows_of
+from data_tools.embeddings import table_of
 from data_tools.tables import shard_names
 from tests.fixtures_shards import write_shards
 from tests.fixtures_trained import write_trained_run
@@ -67,11 +67,11 @@ def test_rows_join_with_tables_of_the_same_shards(place: Path, tmp_path: Path) -
     paths = find_shards(shards)
     by_name = {name: load_index(path) for name, path in zip(shard_names(paths), paths)}
     assert list(by_name) == ["a/000.tar", "a/001.tar", "b/000.tar"]
-    found = rows_of(tmp_path / "out")
-    assert len(found.rows) == 11
-    for shard, row, key in zip(*found):
+    found = [tuple(row.values()) for row in table_of(tmp_path / "out").to_pylist()]
+    assert len(found) == 11
+    for shard, row, key in found:
         assert by_name[shard].keys[row] == key
-    assert {(s, r) for s, r, _ in zip(*found)} == {
+    assert {(shard, row) for shard, row, _ in found} == {
         (name, row) for name, index in by_name.items() for row in range(len(index))
     } - {("a/000.tar", 3)}
 

@@ -10,7 +10,7 @@ import pytest
 
 from clipkit.errors import DataError
 from clipkit.eval.embedding_folder import metadata_path
-from data_tools.embeddings import rows_of, table_of
+from data_tools.embeddings import table_of
 from data_tools.tables import shard_names
 from tests.eval.test_embedding_folder import write_folder
 
@@ -37,16 +37,16 @@ def embedded(root: Path, shards: list[str], samples: list[int], lengths: list[in
 def test_rows_carry_the_names_of_tables(tmp_path: Path) -> None:
     shards = [PATHS[0], PATHS[0], PATHS[1], PATHS[1], PATHS[0]]
     folder = embedded(tmp_path, shards, [0, 2, 0, 5, 7], [3, 2])
-    found = rows_of(folder)
+    found = table_of(folder)
     names = dict(zip(PATHS, shard_names(PATHS)))
     assert (
-        found.shards.tolist()
+        found["shard"].to_pylist()
         == [names[s] for s in shards]
         == ["b/0.tar"] * 2 + ["a/0.tar"] * 2 + ["b/0.tar"]
     )
-    assert found.rows.dtype == np.int64 and found.rows.tolist() == [0, 2, 0, 5, 7]
-    assert found.keys.tolist() == [f"k{i}" for i in range(5)]
-    assert table_of(folder).column_names == ["shard", "row", "key"]
+    assert found["row"].type == pyarrow.int64() and found["row"].to_pylist() == [0, 2, 0, 5, 7]
+    assert found["key"].to_pylist() == [f"k{i}" for i in range(5)]
+    assert found.column_names == ["shard", "row", "key"]
 
 
 def test_one_shard_is_its_base_name(tmp_path: Path) -> None:
@@ -54,22 +54,22 @@ def test_one_shard_is_its_base_name(tmp_path: Path) -> None:
     facts = json.loads((folder / "index.json").read_text())
     facts["shards"] = facts["shards"][:1]
     (folder / "index.json").write_text(json.dumps(facts))
-    assert rows_of(folder).shards.tolist() == ["0.tar"]
+    assert table_of(folder)["shard"].to_pylist() == ["0.tar"]
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
     folder = embedded(tmp_path / "a", [PATHS[0], "/elsewhere/9.tar"], [0, 1], [2])
     with pytest.raises(DataError, match="metadata_0.*names a shard"):
-        rows_of(folder)
+        table_of(folder)
     folder = embedded(tmp_path / "b", [PATHS[0]] * 2, [0, 1], [2])
     parquet.write_table(parquet.read_table(metadata_path(folder, 0))[:1], metadata_path(folder, 0))
     with pytest.raises(DataError, match="metadata_0"):
-        rows_of(folder)
+        table_of(folder)
     metadata_path(folder, 0).write_text("no table")
     with pytest.raises(DataError, match="metadata_0"):
-        rows_of(folder)
+        table_of(folder)
     write_folder(tmp_path / "c", np.eye(4))
     with pytest.raises(DataError, match="lists no shards"):
-        rows_of(tmp_path / "c")
+        table_of(tmp_path / "c")
     with pytest.raises(DataError, match="no index there"):
-        rows_of(tmp_path)
+        table_of(tmp_path)

@@ -14,6 +14,7 @@ from clipkit.data.tar_index import load_index
 from clipkit.errors import DataError
 from data_tools.__main__ import app
 from data_tools.index import index_shard, run_index, write_sizes
+from tests.data_tools.in_process import use_serial
 from tests.fixtures_shards import write_shards
 
 
@@ -155,6 +156,13 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert os.path.exists(f"{paths[0]}.idx.npz") and not os.path.exists(f"{paths[1]}.idx.npz")
         assert len(list(tmp_path.rglob("summary.json"))) == 1
+
+    def test_a_damaged_shard_is_named(self, paths, monkeypatch):
+        use_serial(monkeypatch)
+        os.truncate(paths[0], 3000)
+        result = CliRunner().invoke(app, ["index", *paths])
+        assert result.exit_code == 0, result.exception
+        assert f"{paths[0]}: cut short" in result.output
 
     @pytest.mark.parametrize("shard", ["https://host/a.tar", "{folder}/list.csv"])
     def test_only_local_tars(self, tmp_path, shard):

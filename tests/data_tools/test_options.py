@@ -6,40 +6,25 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from data_tools.options import (
-    DryRunOption,
-    EngineOption,
-    LimitOption,
-    OutArgument,
-    RetriesOption,
-    ShardsArgument,
-    WorkersOption,
-)
+from data_tools.options import OutArgument, RunOptions, ShardsArgument, with_run_options
 
 app = typer.Typer()
 
 
 @app.command()
-def tool(
-    shards: ShardsArgument,
-    out: OutArgument,
-    engine: EngineOption = "process",
-    workers: WorkersOption = None,
-    retries: RetriesOption = 2,
-    limit: LimitOption = None,
-    dry_run: DryRunOption = False,
-) -> None:
+@with_run_options
+def tool(shards: ShardsArgument, out: OutArgument, own: int = 4, *, run: RunOptions) -> None:
     """A tool."""
-    print(shards, out, engine, workers, retries, limit, dry_run)
+    print(shards, out, own, *run.values())
 
 
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        ("a b out", "['a', 'b'] out process None 2 None False"),
+        ("a b out", "['a', 'b'] out 4 process None 2 None False"),
         (
-            "a out --engine ray --workers 3 --retries 0 --limit 5 --dry-run",
-            "['a'] out ray 3 0 5 True",
+            "a out --engine ray --workers 3 --retries 0 --limit 5 --dry-run --own 7",
+            "['a'] out 7 ray 3 0 5 True",
         ),
     ],
 )

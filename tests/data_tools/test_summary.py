@@ -41,3 +41,10 @@ def test_the_table_shows_numbers_and_words_unchanged(capsys: pytest.CaptureFixtu
     for text in ("12,345", "too small", "1,000", "[red]x", "[bold]keep.parquet", "failed shards"):
         assert text in shown
     assert "arguments" not in shown
+
+
+def test_texts_by_name_are_lines_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary("index", {"problems": {f"s{i}.tar": f"[cut] {i}" for i in range(12)}, "x": {}})
+    shown = capsys.readouterr().out.splitlines()
+    assert [f"s{i}.tar: [cut] {i}" for i in range(10)] == shown[-11:-1]
+    assert shown[-1] == "and 2 more"

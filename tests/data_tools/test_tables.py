@@ -19,7 +19,12 @@ def test_names_are_paths_below_the_common_folder() -> None:
     assert shard_names(["/d/a/0.tar", "/d/a/1.tar"]) == ["0.tar", "1.tar"]
     assert shard_names(["/d/a/0.tar", "/d/b/0.tar"]) == ["a/0.tar", "b/0.tar"]
     assert shard_names(["/d/a/0.tar"]) == ["0.tar"]
-    assert table_path(Path("t"), "a/0.tar") == Path("t/a__0.parquet")
+
+
+def test_no_two_shards_share_a_table() -> None:
+    names = ["a/b.tar", "a__b.tar", "a/b", "a%2Fb.tar", "a%252Fb.tar", "b.tar", "b"]
+    paths = {table_path(Path("t"), name) for name in names}
+    assert len(paths) == len(names) and {path.parent for path in paths} == {Path("t")}
 
 
 def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Folders: captions beside images, or class folders; nothing is left out unseen."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_captions_beside_images(tmp_path: Path) -> None:
         ("h.jpg", " \n", "", "no_caption"),
     ]
     assert found(tmp_path, captions=("k",))[0][3] == "no_caption"
+
+
+def test_files_that_are_no_texts_are_not_opened(tmp_path: Path) -> None:
+    fill(tmp_path, {f"{name}.jpg": "x" for name in "abcdef"} | {"f.txt": "fine"})
+    os.mkfifo(tmp_path / "a.txt")
+    (tmp_path / "b.json").symlink_to("/dev/zero")
+    for name, size in (("c.txt", 6_000_000_000), ("d.json", 6_000_000_000)):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, size)
+    (tmp_path / "e.txt").mkdir()
+    causes = [cause for *_, cause in found(tmp_path)]
+    assert causes == [
+        "txt_unreadable", "json_unreadable", "txt_too_long", "json_too_long", "no_caption", ""
+    ]  # fmt: skip
 
 
 def test_class_folders(tmp_path: Path) -> None:

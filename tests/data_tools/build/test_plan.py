@@ -82,8 +82,8 @@ def test_a_plan_is_kept_and_only_changed_files_are_written(tmp_path: Path) -> No
 def test_another_plan_and_other_content_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     save(out, rows(), seed=1)
-    for table, seed in ((rows(9), 1), (rows(), 2)):
-        with pytest.raises(DataError, match="another source or with other options"):
+    for table, seed, message in ((rows(9), 1, "other samples"), (rows(), 2, "seed 1 and not 2")):
+        with pytest.raises(DataError, match=message):
             save(out, table, seed=seed)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").touch()

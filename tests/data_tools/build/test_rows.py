@@ -9,12 +9,16 @@ from clipkit.errors import DataError
 from data_tools.build.rows import SCHEMA, Columns, RowList, captions_of, texts_of
 
 
-def test_columns_are_guessed_or_named() -> None:
+def test_columns_are_guessed_or_named(capsys: pytest.CaptureFixture[str]) -> None:
     where = Path("t.csv")
     found = Columns().found_in(["filepath", "title", "x"], where)
     assert (found.image, found.captions) == ("filepath", ("title",))
+    assert capsys.readouterr().err == "t.csv: images from 'filepath', captions from 'title'\n"
     found = Columns(captions=("a", "b"), key="x").found_in(["image", "a", "b", "x"], where)
     assert found == Columns("image", ("a", "b"), "x")
+    assert capsys.readouterr().err == "t.csv: images from 'image'\n"
+    Columns("image", ("a",)).found_in(["image", "a"], where)
+    assert capsys.readouterr().err == ""
     for columns, names, message in [
         (Columns(image="imgae"), ["image", "text"], "did you mean 'image'"),
         (Columns(), ["image", "x"], "--caption-columns, one of image, x"),

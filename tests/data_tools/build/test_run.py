@@ -100,6 +100,19 @@ def test_rejects_are_listed_retried_and_limited(tmp_path: Path) -> None:
     assert tars(out) == tars(tmp_path / "fresh")
 
 
+def test_images_that_are_no_files_are_rejects_and_not_opened(tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", 4), tmp_path / "out"
+    for i in range(3):
+        (source / f"{i:02d}.png").unlink()
+    os.mkfifo(source / "00.png")
+    (source / "01.png").symlink_to("/dev/zero")
+    (source / "02.png").touch()
+    os.truncate(source / "02.png", 6_000_000_000)
+    facts = build(source, out, max_bad_fraction=1)
+    assert facts["samples"] == 1 and facts["counts"]["rejects missing"] == 2
+    assert facts["counts"]["rejects too_many_bytes"] == 1
+
+
 def test_a_reject_that_can_be_read_later_is_tried_though_it_looks_the_same(tmp_path: Path) -> None:
     source, out = fill(tmp_path / "in", 4), tmp_path / "out"
     path, good = source / "02.png", noise_bytes(2)
@@ -120,10 +133,18 @@ def test_shards_keep_the_size_limit(tmp_path: Path) -> None:
 def test_other_content_source_and_options_are_refused(tmp_path: Path) -> None:
     source, out = fill(tmp_path / "in", 4), tmp_path / "out"
     build(source, out)
-    with pytest.raises(DataError, match="another source or with other options"):
-        build(source, out, shuffle_seed=1)
-    with pytest.raises(DataError, match="another source"):
+    for options, message in [
+        ({"shuffle_seed": 1}, "begun with shuffle seed None and not 1; repeat"),
+        ({"samples_per_shard": 7}, "samples per shard 10000 and not 7"),
+        ({"prefix": "train"}, "prefix shard and not train"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            build(source, out, **options)
+    with pytest.raises(DataError, match="source .*in and not .*in2"):
         build(fill(tmp_path / "in2", 4), out)
+    fill(source, 5)
+    with pytest.raises(DataError, match="from a source that held other samples"):
+        build(source, out)
     with pytest.raises(DataError, match="in exists"):
         build(source, tmp_path / "in")
     for arguments, message in [

@@ -81,6 +81,12 @@ def test_damage_is_told(tmp_path: Path) -> None:
     bad.write_bytes(b"image,text\na.png,x,y\n")
     with pytest.raises(DataError, match="Expected 2 columns, got 3"):
         csv_rows(bad, Columns(), tmp_path, ",")
+    bad.write_bytes(b"image\ttext\na.png\tx\n")
+    with pytest.raises(DataError, match=r"not split by ','; give --separator '\\t'"):
+        csv_rows(bad, Columns(), tmp_path, ",")
+    assert len(csv_rows(bad, Columns(), tmp_path, r"\t")) == 1
+    with pytest.raises(DataError, match="--separator '::': give one character"):
+        csv_rows(bad, Columns(), tmp_path, "::")
     with pytest.raises(DataError, match="bad: cannot be read as a table"):
         parquet_rows(bad, Columns(), tmp_path)
     with pytest.raises(DataError, match="holds no .parquet"):

@@ -31,3 +31,18 @@ def test_dedup(
     assert (tmp_path / "out" / "keep.parquet").exists()
     assert run(monkeypatch, "semantic", tmp_path / "in", tmp_path / "out2") == 3
     assert "clipkit embed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("duplicates", [5, 6])
+def test_a_threshold_that_takes_more_than_half_is_warned_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    duplicates: int,
+) -> None:
+    facts = {"eps": 0.3, "clusters": 2, "samples": 10, "counts": {"duplicates": duplicates}}
+    monkeypatch.setattr("data_tools.dedup.run.dedup_semantic", lambda *a, **options: facts)
+    assert run(monkeypatch, "semantic", tmp_path, tmp_path, "--eps", 0.3) == 0
+    shown = capsys.readouterr().out
+    assert "eps" in shown and "clusters" in shown
+    assert ("a smaller --eps than 0.3 keeps more" in shown) == (duplicates == 6)

@@ -25,7 +25,7 @@ def hashed(tmp_path: Path, kind: str, **options: object) -> tuple[dict, dict[str
     shard = write_tar(tmp_path / "in" / "x" / "0.tar", MEMBERS)
     out = tmp_path / "out"
     facts = hash_shard(str(shard), out, root=str(tmp_path / "in"), kind=kind, options=options)
-    assert facts["outputs"] == "tables/x__0.parquet"
+    assert facts["outputs"] == "tables/x%2F0.tar.parquet"
     found = read_table(out / facts["outputs"]).to_pydict()
     assert found["key"] == list("abcd") and found["row"] == [0, 1, 2, 3]
     return facts, found

@@ -16,7 +16,7 @@ from data_tools.build.plan import put_json
 from data_tools.dedup.run import dedup_exact, dedup_perceptual, dedup_semantic, dedup_text
 from data_tools.reshard.run import reshard
 from data_tools.tables import read_keep, read_table, write_table
-from tests.fixtures_shards import write_tar
+from tests.fixtures_shards import noise_bytes, write_tar
 
 FLOWER = Image.fromarray(load_sample_image("flower.jpg"))
 CHINA = Image.fromarray(load_sample_image("china.jpg"))
@@ -121,6 +121,16 @@ def test_kinds_compose_and_repeat_to_the_byte(tmp_path: Path, shards: list[str])
     assert list(index.keys) == ["a0", "a1"]
 
 
+def test_shards_of_like_names_are_all_compared(tmp_path: Path) -> None:
+    names = ["a/b.tar", "a__b.tar", "c", "c.tar"]
+    paths = [
+        str(write_tar(tmp_path / "in" / name, [(f"k{i}.png", noise_bytes(i))]))
+        for i, name in enumerate(names)
+    ]
+    dedup_exact(paths, tmp_path / "out")
+    assert kept(tmp_path / "out") == ["k0", "k1", "k2", "k3"]
+
+
 def test_a_failed_shard_ends_in_an_error_and_a_dry_run_in_nothing(
     tmp_path: Path, shards: list[str]
 ) -> None:
@@ -154,7 +164,7 @@ def embedded(tmp_path: Path) -> Path:
 def test_semantic(tmp_path: Path) -> None:
     root = embedded(tmp_path)
     facts = dedup_semantic(root, tmp_path / "a", clusters=1)
-    assert facts["counts"]["kept"] == 8
+    assert facts["counts"]["kept"] == 8 and (facts["eps"], facts["clusters"]) == (0.05, 1)
     found = read_table(tmp_path / "a/duplicates.parquet").to_pylist()
     assert {row["key"] for row in found} < {"k0", "k3", "k7"} and len(found) == 2
     assert {row["shard"] for row in found} <= {"a.tar", "b.tar"}

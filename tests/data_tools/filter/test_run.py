@@ -90,6 +90,20 @@ def test_the_same_rules_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(c) == len(d) == 20 and c != d and set(e) < set(d)
 
 
+def test_tables_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    tables, out = write_samples(tmp_path / "tables", CAPTIONS), tmp_path / "out"
+    (tmp_path / "entries.txt").write_text("cat\n")
+    emb = embed(tmp_path / "emb", np.arange(40) / 41)
+    filter_tables([tables], out, Rules(emb=emb, min_score=0, balance=tmp_path / "entries.txt"))
+    assert (out / "scores.parquet").exists() and (out / "balance.parquet").exists()
+    scores = out / "scores.parquet"
+    filter_tables([tables, scores], out, Rules(where="clip_score > 0.5"))
+    assert scores.exists() and not (out / "balance.parquet").exists()  # inputs stay
+    (out / "mine.parquet").touch()
+    filter_tables([tables], out, Rules(where="true"))
+    assert {p.name for p in out.iterdir()} == {"keep.parquet", "summary.json", "mine.parquet"}
+
+
 def test_a_keep_list_is_a_table_too(tmp_path: Path) -> None:
     tables = write_samples(tmp_path / "tables", CAPTIONS)
     filter_tables([tables], tmp_path / "a", Rules(where="width < 10"))

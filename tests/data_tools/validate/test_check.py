@@ -50,7 +50,7 @@ def test_a_clean_shard(tmp_path: Path) -> None:
     found = check(shard, tmp_path / "out")
     assert (found["samples"], found["good"], found["rejects"], found["notes"]) == (6, 6, {}, {})
     assert (found["damage"], found["missing"], found["repaired"]) == ("", 0, "")
-    assert found["outputs"] == ["rejects/a.parquet", "problems/a.parquet"]
+    assert found["outputs"] == ["rejects/a.tar.parquet", "problems/a.tar.parquet"]
     assert rows(tmp_path / "out", "rejects") == rows(tmp_path / "out", "problems") == []
 
 
@@ -196,5 +196,5 @@ def test_shards_of_subfolders_keep_their_names(tmp_path: Path) -> None:
     found = check_shard(
         str(shard), tmp_path / "out", root=str(tmp_path), rules={}, repair=str(tmp_path / "clean")
     )
-    assert (tmp_path / "out" / "rejects" / "x__a.parquet").exists()
+    assert (tmp_path / "out" / "rejects" / "x%2Fa.tar.parquet").exists()
     assert found["outputs"][-1] == str(tmp_path / "clean" / "x" / "a.tar")
