@@ -213,7 +213,7 @@ def admit(delivered: Delivered, counter: BadSampleCounter, step: int = -1) -> Ba
     batch, bad = delivered
     if isinstance(batch, DataError):
         counter.note(bad, step)
-        raise batch
+        raise DataError(*batch.args)  # raised itself, it would hold its batch's loader in a cycle
     counter.add(batch.num_samples, bad, step)
     return batch
 

@@ -15,8 +15,10 @@ from clipkit.errors import ConfigError
 
 CONFIG = "config.yaml"
 # settings that do not change what is trained
-_FREE = ("run.resume", "run.dir", "log.", "eval.", "checkpoint.", "train.threads")
-_FREE += ("data.workers", "data.cache_", "data.retries", "data.token_cache")
+_FREE = (
+    "run.resume", "run.dir", "log.", "eval.", "checkpoint.", "train.threads",
+    "data.workers", "data.cache_", "data.retries", "data.token_cache",
+)  # fmt: skip
 
 
 def claim(folder: Path) -> TextIO:
