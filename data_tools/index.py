@@ -60,6 +60,7 @@ def index_shard(shard: str, out: Path, content: bool, accept: bool) -> dict[str,
         "samples": len(wanted),
         "members": len(wanted.offsets),
         "damage": wanted.damage,
+        "notes": wanted.notes,
         "end_mark": wanted.end_mark,
         "missing": missing_samples(shard, wanted.head, KnownCounts()),
         "changed_in_place": rotten,
@@ -90,6 +91,8 @@ def write_sizes(counts: dict[str, int]) -> list[Path]:
     Raises:
         DataError: One cannot be written, or is there and is no JSON object.
     """
+    from clipkit.data.plain_files import read_plain
+
     folders: dict[Path, dict[str, int]] = defaultdict(dict)
     for path, count in counts.items():
         folders[Path(path).parent][os.path.basename(path)] = count
@@ -98,7 +101,7 @@ def write_sizes(counts: dict[str, int]) -> list[Path]:
         target = folder / "sizes.json"
         temporary = folder / f".sizes.json.tmp-{os.getpid()}"
         try:
-            old = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+            old = json.loads(read_plain(target, 64 << 20) or b"") if target.exists() else {}
             merged = dict(sorted({**old, **sizes}.items()))
             temporary.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
             os.replace(temporary, target)
@@ -150,9 +153,10 @@ def run_index(
     )
     done = [(s, r) for s, r in zip(report.shards, report.results) if r is not None]
     problems = {
-        shard: r["damage"] or ("other bytes" if r["changed_in_place"] else "cut")
+        shard: r["damage"]
+        or ("other bytes" if r["changed_in_place"] else "cut" if r["missing"] else r["notes"])
         for shard, r in done
-        if r["damage"] or r["missing"] or r["changed_in_place"]
+        if r["damage"] or r["missing"] or r["changed_in_place"] or r["notes"]
     }
     facts = {
         "arguments": {"content": content, "accept": accept, "sizes": sizes},
@@ -220,5 +224,3 @@ def index(
     )
     if not dry_run:
         print_summary("index", facts)
-        for shard, what in list(facts["problems"].items())[:20]:
-            print(f"{shard}: {what}")

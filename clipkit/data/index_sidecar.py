@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 
 from clipkit.data.content_hash import cache_root
+from clipkit.data.plain_files import check_plain
 
-_VERSION = 3
+_VERSION = 4
 _HEAD_NUMBERS = 10
+HEAD_BYTES = 1024  # enough of a sidecar for its head
 _MAX_COUNT = 1 << 40
-_END_MARK, _DAMAGED, _ACCEPTED = 1, 2, 4
+_END_MARK, _DAMAGED, _ACCEPTED, _NOTED = 1, 2, 4, 8
 _NUMBERS = ("starts", "member_extension", "offsets", "sizes")
-_TEXTS = ("key_text", "extensions", "damage", "content")
+_TEXTS = ("key_text", "extensions", "damage", "content", "notes")
 
 Stamp = tuple[int, int | None]
 
@@ -38,6 +40,7 @@ class Head:
         count: Its samples.
         expected, accepted, end_mark, checksum: As in TarIndex.
         damaged: Whether the tar is damaged.
+        noted: Whether the index has notes.
     """
 
     count: int
@@ -46,6 +49,7 @@ class Head:
     end_mark: bool
     damaged: bool
     checksum: str
+    noted: bool = False
 
     @property
     def known(self) -> int:
@@ -62,9 +66,13 @@ class Fields:
 
 
 def stamp_of(path: str) -> Stamp:
-    """Size and mtime of a file, in bytes and ns; None stands for any mtime."""
-    stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns
+    """Size and mtime of a file, in bytes and ns; None stands for any mtime.
+
+    Raises:
+        OSError: It is not there, or no regular file.
+    """
+    facts = check_plain(path)
+    return facts.st_size, facts.st_mtime_ns
 
 
 def sidecar_places(path: str) -> tuple[Path, Path]:
@@ -85,10 +93,19 @@ _PREFIX = _npy(np.zeros(_HEAD_NUMBERS, "<i8"))[: -8 * _HEAD_NUMBERS]
 def read_head(sidecar: Path, stamp: Stamp | None = None) -> Head | None:
     """Head of a sidecar; None where there is no sound one, or none of a shard with this stamp."""
     try:
-        with open(sidecar, "rb", buffering=0) as file:
-            data = file.read(1024)
+        with open(sidecar, "rb", buffering=0, opener=_without_waiting) as file:
+            return head_of(file.read(HEAD_BYTES) or b"", stamp)
     except OSError:
         return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens pipes too, which then hold nothing."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def head_of(data: bytes, stamp: Stamp | None = None) -> Head | None:
+    """Head of a sidecar that begins with these bytes; None as `read_head`."""
     begin = 30 + int.from_bytes(data[26:28], "little") + int.from_bytes(data[28:30], "little")
     end = begin + len(_PREFIX) + 8 * _HEAD_NUMBERS
     npy = data[begin:end]
@@ -108,6 +125,7 @@ def read_head(sidecar: Path, stamp: Stamp | None = None) -> Head | None:
         accepted=bool(flags & _ACCEPTED),
         end_mark=bool(flags & _END_MARK),
         damaged=bool(flags & _DAMAGED),
+        noted=bool(flags & _NOTED),
         checksum=numbers[6:].tobytes().hex(),
     )
 
@@ -156,7 +174,8 @@ def _sound(head: Head, members: dict[str, Any], size: int) -> bool:
 def sidecar_bytes(fields: Fields, stamp: Stamp) -> bytes:
     """Content of a sidecar."""
     head, members = fields.head, fields.members
-    flags = _END_MARK * head.end_mark | _DAMAGED * head.damaged | _ACCEPTED * head.accepted
+    flags = _END_MARK * head.end_mark | _DAMAGED * head.damaged
+    flags |= _ACCEPTED * head.accepted | _NOTED * head.noted
     numbers = np.array([_VERSION, *stamp, head.count, head.expected, flags, 0, 0, 0, 0], "<i8")
     numbers[6:] = np.frombuffer(bytes.fromhex(head.checksum), "<i8")
     texts = {**members, "extensions": "\0".join(members["extensions"])}

@@ -6,8 +6,11 @@ import json
 from typing import Any
 
 from clipkit.data.index_sidecar import Head
+from clipkit.data.plain_files import read_plain
 from clipkit.data.shard_store import filesystem
 from clipkit.data.shards import is_url
+
+_MAX_BYTES = 64 << 20
 
 
 class KnownCounts:
@@ -49,8 +52,7 @@ def _read_object(place: str) -> dict[str, Any]:
             files, path = filesystem(place)
             data = json.loads(files.cat_file(path))
         else:
-            with open(place, "rb") as file:
-                data = json.load(file)
+            data = json.loads(read_plain(place, _MAX_BYTES) or b"")
     except Exception:  # each remote file system has its own errors
         return {}
     return data if isinstance(data, dict) else {}

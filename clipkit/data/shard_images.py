@@ -248,7 +248,7 @@ def _in_folder(folder: Path, split: str) -> list[str]:
 
 
 def open_shards(paths: Sequence[str]) -> tuple[list[TarIndex], list[str]]:
-    """Indexes of the shards, and a line on each that is damaged.
+    """Indexes of the shards, and a line on each that is damaged or odd.
 
     Raises:
         DataError: A shard cannot be read or gives no sample at all.
@@ -260,9 +260,7 @@ def open_shards(paths: Sequence[str]) -> tuple[list[TarIndex], list[str]]:
                 f"shard '{index.path}' holds no samples"
                 f"{f' ({index.damage})' if index.damage else ''}; mend it or leave it out"
             )
-    notes = [
-        f"{i.path}: {i.damage}; {len(i)} samples before it are used" for i in indexes if i.damage
-    ]
+    notes = [f"{i.path}: {i.remarks}; {len(i)} samples are used" for i in indexes if i.remarks]
     return indexes, notes
 
 

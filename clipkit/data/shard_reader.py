@@ -20,7 +20,7 @@ class RawSample:
     Attributes:
         row: Number within its shard, by the index.
         key: Its key.
-        members: Extension -> bytes; of the allowed ones, and of equal extensions the first.
+        members: Extension -> bytes; of the allowed ones.
         too_large: Extensions left out because of their size.
     """
 

@@ -117,6 +117,8 @@ def _resolve(item: str, where: str, allow_pipe: bool) -> list[str]:
         if not found:
             raise DataError(f"{where}: no file matches '{item}'; check the path and the pattern")
         return found
+    if os.path.exists(item):
+        raise DataError(f"{where}: '{item}' is no regular file; name a tar or a folder of tars")
     raise DataError(
         f"{where}: shard '{item}' does not exist; check the path and the range in braces"
     )

@@ -23,10 +23,12 @@ from rich.progress import Progress
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.index_sidecar import Head
 from clipkit.data.known_counts import KnownCounts, missing_samples
-from clipkit.data.remote_index import load_remote_index
+from clipkit.data.remote_index import load_remote_index, remote_head
 from clipkit.data.shard_store import ShardStore, StoreError, plain_url
 from clipkit.data.shards import is_url
-from clipkit.data.tar_index import TarIndex, load_head, load_index, manifest_hash
+from clipkit.data.tar_index import TarIndex, fresh_head, load_index, manifest_hash
+from clipkit.data.tar_scan import is_unsafe
+from clipkit.dist.env import read_env
 from clipkit.errors import DataError
 
 _OPEN_FILES = 64
@@ -35,6 +37,7 @@ _NOTES = 20
 _QUIET_S = 2.0
 _UNREACHABLE_S = 60.0
 _THREADS = 32
+_MANY = 1000
 
 
 class Source(Protocol):
@@ -100,6 +103,7 @@ class ShardSource:
         remote = next((path for path in self.paths if is_url(path)), None)
         if remote is not None and store is None:
             raise DataError(f"'{plain_url(remote)}' is remote and there is no shard cache")
+        self._unindexed: list[str] = []
         heads = _load_all(self._head, self.paths)
         self.name = ", ".join(self.part_name(p) for p in range(len(self.paths))[:1])
         if len(self.paths) > 1:
@@ -110,6 +114,12 @@ class ShardSource:
         self.notes: list[str] = []
         self.lost: list[tuple[str, str, int]] = []
         self._judge(heads)
+        fetched = [path for path in self._unindexed if is_url(path)]
+        if fetched:
+            self.notes.append(
+                f"{len(fetched)} remote shards have no index and were fetched whole, first "
+                f"{plain_url(min(fetched))}; run clipkit-data index before uploading"
+            )
 
     def _forget(self) -> None:
         self._indexes: OrderedDict[int, TarIndex] = OrderedDict()
@@ -118,7 +128,7 @@ class ShardSource:
         self._unreachable: dict[int, float] = {}  # part -> when
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_indexes", "_held", "_files", "_unreachable")
+        own = ("_indexes", "_held", "_files", "_unreachable", "_unindexed")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -132,20 +142,23 @@ class ShardSource:
     def key(self, part: int, row: int) -> str:
         """Key of a sample, "" where the shard's index is gone."""
         try:
-            return self._index(part).key_text.split("\0")[row]
+            return self._index(part).key(row)
         except BadSample:
             return ""
 
     def members(
         self, part: int, row: int, wanted: tuple[str, ...], max_bytes: int
     ) -> dict[str, bytes]:
-        """Extension -> bytes of a sample's wanted members; of equal extensions the first.
+        """Extension -> bytes of a sample's wanted members.
 
         Raises:
-            BadSample: The shard is gone, cut or changed, or a member is too large.
+            BadSample: The shard is gone, cut or changed, a member is too large, or the key points
+                out of the tar.
         """
-        members = {}
-        chosen = self._index(part).members(row, wanted)
+        members, index = {}, self._index(part)
+        if is_unsafe(index.key(row)):
+            raise BadSample("unsafe_name", index.key(row))
+        chosen = index.members(row, wanted)
         for extension, _, size in chosen:
             if size > max_bytes:
                 raise BadSample("too_many_bytes", f"{extension}: {size} bytes")
@@ -162,12 +175,24 @@ class ShardSource:
             self.store.prefetch([self.paths[p] for p in parts if is_url(self.paths[p])])
 
     def _head(self, path: str) -> Head:
-        if self.store is None or not is_url(path):
-            return load_head(path)
         try:
-            return load_remote_index(path, self.store).head
+            if self.store is None or not is_url(path):
+                return fresh_head(path) or self._first_index(path)
+            return remote_head(path, self.store) or self._first_index(path)
         except StoreError as error:
             raise DataError(f"{error}; check the URL and the connection") from None
+
+    def _first_index(self, path: str) -> Head:
+        self._unindexed.append(path)
+        if len(self._unindexed) == _MANY and read_env().rank == 0:
+            print(
+                f"clipkit: indexing up to {len(self.paths):,} shards on first use; "
+                f"clipkit-data index does it ahead, in parallel",
+                file=sys.stderr,
+            )
+        if self.store is None or not is_url(path):
+            return load_index(path).head
+        return load_remote_index(path, self.store).head
 
     def _index(self, part: int) -> TarIndex:
         """Index of a shard.
@@ -228,18 +253,16 @@ class ShardSource:
         """Fill `notes` and `lost`."""
         known, endless = KnownCounts(), []
         for part, head in enumerate(heads):
-            if head.end_mark and not head.damaged:
-                continue
             missing = missing_samples(self.paths[part], head, known)
             if missing:
                 self.lost.append((self.part_name(part), "missing_samples", missing))
-            if head.damaged or missing:
+            if head.damaged or head.noted or missing:
                 self.notes.append(self._note(part, head, missing))
-            else:
+            elif not head.end_mark:
                 endless.append(self.part_name(part))
         if len(self.notes) > _NOTES:
             more = len(self.notes) - _NOTES
-            self.notes[_NOTES:] = [f"{more} more shards are damaged; run clipkit-data validate"]
+            self.notes[_NOTES:] = [f"{more} more shards need a look; run clipkit-data validate"]
         if endless:
             self.notes.append(
                 f"{len(endless)} shards have no end-of-archive mark, first {endless[0]}; nothing "
@@ -250,7 +273,7 @@ class ShardSource:
         if len(self.notes) >= _NOTES:
             return ""
         try:
-            what = self._index(part).damage or "no end-of-archive mark"
+            what = self._index(part).remarks or "no end-of-archive mark"
         except BadSample as error:
             what = error.cause
         note = f"{self.part_name(part)}: {what}; {head.count} samples are used"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import csv as plain_csv
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,12 @@ from pyarrow import csv, parquet
 
 from clipkit.config.parts import suggest
 from clipkit.data.bad_samples import BadSample
+from clipkit.data.plain_files import check_plain, read_plain
 from clipkit.errors import DataError
 
 _SEPARATORS = (",", "\t", ";", "|")
+_MAX_HEADER = 1 << 16
+_PACK = "pack it with clipkit-data build"
 
 
 class TableSource:
@@ -31,7 +33,8 @@ class TableSource:
         caption_columns: The first one is the sample's "txt"; all columns are in its "json".
         root: Folder that image paths start from, and may not leave. None: the table's own folder;
             absolute paths are then taken as they are.
-        separator: Between the columns of a CSV; None: by the suffix.
+        separator: Between the columns of a CSV; None: by the suffix, or tabs where the header has
+            these columns between tabs.
 
     Raises:
         DataError: The table cannot be read, has no row, or lacks a column.
@@ -48,10 +51,11 @@ class TableSource:
         self.name = path
         self._any_root = root is None
         self._root = os.path.abspath(root if root is not None else os.path.dirname(path))
-        table = _read(path, separator)
-        for column in (image_column, *caption_columns):
+        asked = (image_column, *caption_columns)
+        table = _read(path, separator, asked)
+        for column in asked:
             if column not in table.column_names:
-                raise DataError(f"{path}: {_missing(column, table.column_names)}")
+                raise DataError(f"{path}: {_missing(column, table.schema)}")
         if not len(table):
             raise DataError(f"{path}: has a header and no rows")
         # Bytes (pictures within the table) cannot be told in JSON.
@@ -116,29 +120,27 @@ class TableSource:
 
 def _read_image(path: str, max_bytes: int) -> bytes:
     try:
-        facts = os.stat(path)
-        if not stat.S_ISREG(facts.st_mode):  # a pipe would never end
-            raise BadSample("unreadable_file", f"{path} is no regular file")
-        if facts.st_size > max_bytes:
-            raise BadSample("too_many_bytes", f"{path}: {facts.st_size} bytes")
-        return Path(path).read_bytes()
+        data = read_plain(path, max_bytes)
     except FileNotFoundError:
         raise BadSample("missing_file", path) from None
     except OSError as error:
         raise BadSample("unreadable_file", f"{path}: {error.strerror}") from None
+    if data is None:
+        raise BadSample("too_many_bytes", f"{path}: more than {max_bytes} bytes")
+    return data
 
 
-def _read(path: str, separator: str | None) -> pyarrow.Table:
+def _read(path: str, separator: str | None, asked: Sequence[str]) -> pyarrow.Table:
     """The table; every column of a CSV as text, just as it is written there.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
+        check_plain(path)
         if path.lower().endswith(".parquet"):
             return parquet.read_table(path)
-        if separator is None:
-            separator = "\t" if path.lower().endswith(".tsv") else ","
+        separator = separator or _separator(path, asked)
         options = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
         with csv.open_csv(path, parse_options=options) as reader:
             names = reader.schema.names
@@ -154,19 +156,37 @@ def _read(path: str, separator: str | None) -> pyarrow.Table:
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text; convert it") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:200]
         if "UTF8" in reason or "UTF-8" in reason:
             raise DataError(f"{path}: is not UTF-8 text; convert it ({reason})") from None
         raise DataError(f"{path}: cannot be read as a table: {reason}") from None
 
 
-def _missing(column: str, names: list[str]) -> str:
+def _separator(path: str, asked: Sequence[str]) -> str:
+    """A tab where the suffix says so or the asked columns stand between tabs, else a comma."""
+    if path.lower().endswith(".tsv"):
+        return "\t"
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        line = file.readline(_MAX_HEADER)
+    try:
+        names = next(plain_csv.reader([line], delimiter="\t"), [])
+    except plain_csv.Error:
+        names = []
+    return "\t" if "\t" in line and set(asked) <= set(names) else ","
+
+
+def _missing(column: str, schema: pyarrow.Schema) -> str:
     """What to say of a column that is not there."""
+    names = schema.names
+    pictures = next((field.name for field in schema if _is_bytes(field.type)), None)
+    if pictures is not None:
+        return f"has no column '{column}', and '{pictures}' holds the files themselves; {_PACK}"
     if len(names) == 1:
         others = [repr(s) for s in _SEPARATORS if s in names[0]]
         if others:
             return (
-                f"its only column is {names[0][:100]!r}; the separator may be {others[0]}: set it"
+                f"its only column is {names[0][:100]!r}; set data.table_separator, it may be "
+                f"{others[0]}"
             )
     return f"has no column '{column}'{suggest(column, names)}"
 
@@ -186,7 +206,9 @@ def _texts(table: pyarrow.Table, column: str, path: str) -> pyarrow.ChunkedArray
     try:
         return table[column].cast(pyarrow.large_string()).combine_chunks()
     except (pyarrow.ArrowException, ValueError):
-        raise DataError(f"{path}: column '{column}' holds {table[column].type}, not text") from None
+        kind = table[column].type
+        remedy = _PACK if _is_bytes(kind) else "name a column of text"
+        raise DataError(f"{path}: column '{column}' holds {kind}, not text; {remedy}") from None
 
 
 def _hash(columns: Sequence[Any]) -> str:

@@ -1,8 +1,10 @@
 """Where each member of a shard lies: one pass over the headers, kept in a sidecar file.
 
 A sample is the run of members that share a key (path up to the first dot of the base name), as in
-webdataset. The sidecar is rebuilt when the shard's size or mtime changes. A shard that is then
-found damaged or without its end, and held more samples before, keeps that number in `expected`.
+webdataset. A member whose extension the run already holds begins a sample of its own, of the same
+key: nothing is lost, and it is noted (webdataset itself raises there). The sidecar is rebuilt when
+the shard's size or mtime changes. A shard that is then found damaged or without its end, and held
+more samples before, keeps that number in `expected`.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class TarIndex:
         expected: Samples that it is known to have held, where that is more; else 0.
         accepted: Its samples were declared to be all there are.
         content: Hex sha256 of the file, "" where it was not asked for.
+        notes: What is odd and costs no sample, "" if nothing.
     """
 
     path: str
@@ -60,6 +63,7 @@ class TarIndex:
     expected: int = 0
     accepted: bool = False
     content: str = ""
+    notes: str = ""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -72,6 +76,22 @@ class TarIndex:
             keys[:] = self.key_text.split("\0")
         return keys
 
+    def key(self, sample: int) -> str:
+        """Key of one sample."""
+        first, behind = self._key_ends[sample : sample + 2].tolist()
+        return self.key_text[first + 1 : behind]
+
+    @cached_property
+    def _key_ends(self) -> np.ndarray:
+        """(n + 1,) where each key's text ends, -1 first."""
+        codes = np.frombuffer(self.key_text.encode("utf-32-le"), "<u4")
+        return np.concatenate([[-1], np.flatnonzero(codes == 0), [len(codes)]])
+
+    @property
+    def remarks(self) -> str:
+        """Damage and notes, in one line."""
+        return "; ".join(filter(None, (self.damage, self.notes)))
+
     @cached_property
     def checksum(self) -> str:
         """Hex digest of the members' names, offsets and sizes."""
@@ -83,7 +103,7 @@ class TarIndex:
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        arrays = (self.starts, self.member_extension, self.offsets, self.sizes)
+        arrays = (self.starts, self.starts, self.member_extension, self.offsets, self.sizes)
         return sum(array.nbytes for array in arrays) + len(self.key_text) + 1000
 
     @property
@@ -98,13 +118,13 @@ class TarIndex:
     def members(
         self, sample: int, wanted: tuple[str, ...] | None = None
     ) -> list[tuple[str, int, int]]:
-        """(extension, offset, size) of its wanted members (None: all); of equal ones the first."""
-        found: dict[str, tuple[str, int, int]] = {}
+        """(extension, offset, size) of its wanted members (None: all)."""
+        found = []
         for m in range(self.starts[sample], self.starts[sample + 1]):
             extension = self.extensions[self.member_extension[m]]
-            if extension not in found and (wanted is None or extension in wanted):
-                found[extension] = extension, int(self.offsets[m]), int(self.sizes[m])
-        return list(found.values())
+            if wanted is None or extension in wanted:
+                found.append((extension, int(self.offsets[m]), int(self.sizes[m])))
+        return found
 
     @property
     def head(self) -> Head:
@@ -116,6 +136,7 @@ class TarIndex:
             end_mark=self.end_mark,
             damaged=bool(self.damage),
             checksum=self.checksum,
+            noted=bool(self.notes),
         )
 
 
@@ -137,18 +158,20 @@ def build_index(path: str) -> TarIndex:
     extensions: dict[str, int] = {}
     codes: list[int] = []
     rows: list[int] = []
-    last = None
+    held: set[str] = set()
+    last, shared = None, 0
     for row, name in enumerate(scan.names):
         folder, slash, base = name.rpartition("/")
         stem, _, extension = base.partition(".")
         if not extension or not stem:  # ._1.jpg, .DS_Store: as webdataset
             continue
-        key = folder + slash + stem
-        if key != last:
+        key, extension = folder + slash + stem, extension.lower()
+        if key != last or extension in held:
+            shared += key == last
             keys.append(key)
             starts.append(len(codes))
-            last = key
-        extension = extension.lower()
+            held, last = set(), key
+        held.add(extension)
         codes.append(extensions.setdefault(extension, len(extensions)))
         rows.append(row)
     index = TarIndex(
@@ -161,6 +184,12 @@ def build_index(path: str) -> TarIndex:
         np.array(scan.sizes, dtype=np.int64)[rows],
         scan.damage,
         scan.end_mark,
+        notes="; ".join(
+            [
+                *([scan.notes] if scan.notes else []),
+                *([f"{shared} samples share the key of their neighbour"] if shared else []),
+            ]
+        ),
     )
     return _without_torn(index, scan.gaps)
 
@@ -244,12 +273,13 @@ def index_fields(index: TarIndex) -> Fields:
         "sizes": index.sizes,
         "damage": index.damage,
         "content": index.content,
+        "notes": index.notes,
     }
     return Fields(index.head, members)
 
 
-def load_head(path: str) -> Head:
-    """Count and digest of a shard: a single small read where its sidecar is fresh.
+def fresh_head(path: str) -> Head | None:
+    """Count and digest of a shard by one small read; None where it has no fresh sidecar.
 
     Raises:
         DataError: The shard cannot be opened.
@@ -262,7 +292,7 @@ def load_head(path: str) -> Head:
         head = read_head(place, stamp)
         if head is not None:
             return head
-    return load_index(path).head
+    return None
 
 
 def load_indexes(paths: Sequence[str]) -> list[TarIndex]:

@@ -76,7 +76,7 @@ def _check_source(data: DataSection, name: str, paths: list[str], needed: int) -
             count += len(index)
             members.update(index.extensions)
             if index.damage and not len(index):
-                damaged.append(f"{path} ({index.damage})")
+                damaged.append(f"{path}: {index.damage}")
         if count >= needed and not _missing(data, members):
             return
     if unseen:

@@ -15,10 +15,10 @@ from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_reader import iter_samples
 from clipkit.data.sources import ShardSource
 from clipkit.data.tar_index import TarIndex, load_index
-from clipkit.data.tar_scan import Scan, scan_tar
+from clipkit.data.tar_scan import Scan, is_unsafe, scan_tar
 from clipkit.errors import DataError
 from data_tools.tables import table_path, write_table
-from data_tools.validate.names import member_notes, unsafe
+from data_tools.validate.names import member_notes
 from data_tools.validate.sample import Note, Rules, judge
 
 
@@ -85,7 +85,7 @@ def _good_samples(
     seen: set[str] = set()
     for sample in iter_samples(index, rules.allowed, rules.max_bytes):
         try:
-            if unsafe(sample.key):
+            if is_unsafe(sample.key):
                 raise BadSample("unsafe_name")
             if sample.key in seen:
                 raise BadSample("duplicate_key")

@@ -7,16 +7,11 @@ from collections import Counter
 import numpy as np
 
 from clipkit.data.tar_index import TarIndex
-from clipkit.data.tar_scan import Scan
+from clipkit.data.tar_scan import Scan, is_unsafe
 from data_tools.validate.sample import Note
 
 # Readers that decode by name run code that such a file holds.
 _DANGEROUS = ("pyd", "pkl", "pickle", "pt", "pth", "ckpt", "joblib", "dill")
-
-
-def unsafe(name: str) -> bool:
-    """Whether a name points out of the folder that a tar is unpacked into."""
-    return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
 
 
 def member_notes(scan: Scan, index: TarIndex, allowed: tuple[str, ...]) -> list[Note]:
@@ -26,7 +21,7 @@ def member_notes(scan: Scan, index: TarIndex, allowed: tuple[str, ...]) -> list[
     first: dict[str, tuple[int, str]] = {}
     for (row, key), name in zip(_places(scan, index), scan.names):
         extension = name.rpartition("/")[2].partition(".")[2].lower()
-        if unsafe(name):
+        if is_unsafe(name):
             notes.append(Note(row, key, "unsafe_name", name))
         if extension.rpartition(".")[2] in _DANGEROUS:
             notes.append(Note(row, key, "dangerous_member", name))
@@ -38,7 +33,7 @@ def member_notes(scan: Scan, index: TarIndex, allowed: tuple[str, ...]) -> list[
             first.setdefault(extension, (row, key))
     for extension, count in unknown.items():
         notes.append(Note(*first[extension], "unknown_member", f"{count} x .{extension}"))
-    return notes + _repeated(index)
+    return notes
 
 
 def _places(scan: Scan, index: TarIndex) -> list[tuple[int, str]]:
@@ -50,15 +45,3 @@ def _places(scan: Scan, index: TarIndex) -> list[tuple[int, str]]:
     known[inside] = index.offsets[members[inside]] == offsets[inside]
     rows = np.where(known, np.searchsorted(index.starts, members, side="right") - 1, -1)
     return [(row, str(index.keys[row]) if row >= 0 else "") for row in rows.tolist()]
-
-
-def _repeated(index: TarIndex) -> list[Note]:
-    """Samples with two members of one extension: the first counts, some readers refuse both."""
-    rows = np.repeat(np.arange(len(index)), np.diff(index.starts))
-    pairs = rows * max(len(index.extensions), 1) + index.member_extension
-    values, counts = np.unique(pairs, return_counts=True)
-    notes = []
-    for pair in values[counts > 1].tolist():
-        row, code = divmod(pair, len(index.extensions))
-        notes.append(Note(row, str(index.keys[row]), "repeated_member", index.extensions[code]))
-    return notes

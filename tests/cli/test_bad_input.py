@@ -46,8 +46,8 @@ CASES = {
     "missing shard": (["data.train={D}/{{000..003}}.tar"], {}, 3, "003.tar"),
     "empty shard list": (["data.train=[]"], {}, 3, "shard list is empty"),
     "nothing matches": (["data.train={D}/*.rat"], {}, 3, "*.rat"),
-    "empty file": (["data.train={D}/empty.tar"], {}, 3, "empty.tar (empty file)"),
-    "web page": (["data.train={D}/page.tar"], {}, 3, "page.tar (not a tar file)"),
+    "empty file": (["data.train={D}/empty.tar"], {}, 3, "empty.tar: empty file"),
+    "web page": (["data.train={D}/page.tar"], {}, 3, "page.tar: not a tar (begins with"),
     "too few samples": (
         ["train.global_batch_size=64"],
         {},

@@ -1,6 +1,7 @@
 """A sidecar is read whole or not at all; nothing in it is believed unseen."""
 
 import io
+import os
 import pickle
 import zipfile
 
@@ -58,7 +59,7 @@ def test_round_trip(shard, fields, sidecar):
     assert read_head(sidecar, stamp) == fields.head
 
 
-@pytest.mark.parametrize("flag", ["accepted", "end_mark", "damaged"])
+@pytest.mark.parametrize("flag", ["accepted", "end_mark", "damaged", "noted"])
 def test_each_flag_of_the_head(shard, fields, sidecar, flag):
     for value in (True, False):
         head = index_sidecar.Head(
@@ -66,6 +67,13 @@ def test_each_flag_of_the_head(shard, fields, sidecar, flag):
         )
         write_sidecar(str(shard), Fields(head, fields.members), stamp_of(str(shard)))
         assert read_head(sidecar) == head and head.known == 7
+
+
+def test_a_pipe_is_no_sidecar_and_no_shard(tmp_path, fields):
+    os.mkfifo(tmp_path / "pipe")
+    assert read_head(tmp_path / "pipe") is None
+    with pytest.raises(OSError, match="no regular file"):
+        stamp_of(str(tmp_path / "pipe"))
 
 
 def test_stamp_must_fit(shard, fields, sidecar):

@@ -1,6 +1,7 @@
 """What files beside a shard say of its samples; hostile or broken ones say nothing."""
 
 import json
+import os
 
 import fsspec
 import pytest
@@ -32,6 +33,12 @@ def test_remote(tmp_path):
 )
 def test_nonsense_says_nothing(tmp_path, text):
     (tmp_path / "sizes.json").write_text(text, encoding="latin-1")
+    assert KnownCounts().of(f"{tmp_path}/a.tar") == 0
+
+
+def test_pipes_and_devices_say_nothing(tmp_path):
+    os.mkfifo(tmp_path / "sizes.json")
+    (tmp_path / "a_stats.json").symlink_to("/dev/zero")
     assert KnownCounts().of(f"{tmp_path}/a.tar") == 0
 
 

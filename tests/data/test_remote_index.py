@@ -4,7 +4,7 @@ import fsspec
 import pytest
 
 from clipkit.data import remote_index
-from clipkit.data.remote_index import load_remote_index
+from clipkit.data.remote_index import load_remote_index, remote_head
 from clipkit.data.shard_store import ShardStore, StoreError
 from clipkit.data.tar_index import build_index, load_index
 from tests.fixtures_shards import sample_members, tar_bytes, write_tar
@@ -50,6 +50,25 @@ def test_a_sidecar_beside_it_spares_the_download(files, store, scans, tmp_path):
     assert not scans and store.downloaded_bytes == 0
     files.rm("/remote/a.tar.idx.npz")
     assert load_remote_index(URL, store).head == head and not scans
+
+
+def test_the_head_alone_takes_one_small_read(files, store, tmp_path, monkeypatch):
+    assert remote_head(URL, store) is None
+    local = write_tar(tmp_path / "a.tar", sample_members(0, 3))
+    head = load_index(str(local)).head
+    files.pipe("/remote/a.tar.idx.npz", (tmp_path / "a.tar.idx.npz").read_bytes())
+    read, sizes = type(files).cat_file, []
+
+    def cat_file(*args, **options):
+        data = read(*args, **options)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(type(files), "cat_file", cat_file)
+    assert remote_head(URL, store) == head and sizes == [1024] and store.downloaded_bytes == 0
+    load_remote_index(URL, store)
+    files.rm("/remote/a.tar.idx.npz")
+    assert remote_head(URL, store) == head  # of the cached index
 
 
 @pytest.mark.parametrize("what", ["other shard", "nonsense"])

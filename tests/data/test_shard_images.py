@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clipkit.data import shard_images
 from clipkit.data.shard_images import (
@@ -125,11 +128,23 @@ def _settled(world, paths):
     return source.hashes, source.codes.tolist(), before.tolist(), sorted(opened)
 
 
-def test_all_ranks_know_and_share_the_work(tmp_path, ranks):
+def test_all_ranks_know_and_share_the_work(tmp_path, monkeypatch):
     paths = write_shards(tmp_path, [3, 4, 2], bad=(1, 5))
     alone = source_of(paths)
     alone.settle(World())
-    first, second = ranks(2).run(_settled, paths)
+    told, met = {}, threading.Barrier(2, timeout=20)
+
+    def all_reduce_max(values, world_size):  # two threads stand for two ranks
+        told[threading.get_ident()] = values
+        met.wait()
+        found = torch.stack(list(told.values())).amax(0)
+        met.wait()
+        return found
+
+    monkeypatch.setattr(shard_images, "all_reduce_max", all_reduce_max)
+    with ThreadPoolExecutor(2) as pool:
+        worlds = [World(rank=rank, world_size=2) for rank in range(2)]
+        first, second = pool.map(_settled, worlds, [paths] * 2)
     assert first[0] == second[0] == alone.hashes
     assert first[1] == second[1] == alone.codes.tolist()
     assert first[2][2] == UNSEEN and second[2][2] == GOOD
@@ -204,7 +219,8 @@ def test_damaged_shards(tmp_path):
     whole = tar_bytes([(f"{i}.png", noise_bytes(i, side=16)) for i in range(4)])
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
     indexes, notes = open_shards([str(tmp_path / "cut.tar")])
-    assert len(notes) == 1 and "cut.tar" in notes[0] and "before it are used" in notes[0]
+    assert len(notes) == 1 and "cut.tar" in notes[0] and "cut short" in notes[0]
+    assert notes[0].endswith(f"; {len(indexes[0])} samples are used")
     assert 0 < len(indexes[0]) < 4
     (tmp_path / "text.tar").write_bytes(b"x" * 5000)
     with pytest.raises(DataError, match="text.tar.*no samples.*not a tar"):

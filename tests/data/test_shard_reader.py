@@ -8,7 +8,6 @@ from clipkit.data.shard_reader import iter_samples
 from clipkit.data.shard_writer import write_shard
 from clipkit.data.tar_index import build_index
 from clipkit.errors import DataError
-from tests.fixtures_shards import write_tar
 
 
 def _shard(folder: Path) -> str:
@@ -38,9 +37,3 @@ def test_a_shard_cut_after_indexing_is_named(tmp_path: Path) -> None:
         file.truncate(int(index.offsets[-1]))
     with pytest.raises(DataError, match=r"x\.tar"):
         list(iter_samples(index))
-
-
-def test_of_equal_extensions_the_first_counts(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.TXT", b"2"), ("a.jpg", b"3")])
-    (sample,) = iter_samples(build_index(str(path)))
-    assert sample.members == {"txt": b"1", "jpg": b"3"}

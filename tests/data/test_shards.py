@@ -83,6 +83,7 @@ def test_a_file_whose_name_holds_glob_signs(tmp_path):
         (["PIPE:cat x"], "would run a shell command"),
         (["{folder}/empty"], "holds no *.tar"),
         (["{folder}/none.tar"], "does not exist"),
+        (["/dev/zero"], "is no regular file"),
         (["{folder}/{{3..2}}.tar"], "empty range"),
     ],
 )

@@ -7,14 +7,12 @@ import shutil
 import threading
 import time
 
-import fsspec
 import numpy as np
 import pytest
 
 from clipkit.data import index_sidecar, sources
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.index_sidecar import Head
-from clipkit.data.shard_store import ShardStore
 from clipkit.data.sources import ShardSource
 from clipkit.data.tar_index import load_index
 from clipkit.errors import DataError
@@ -56,11 +54,17 @@ class TestReading:
             first += count
         assert source.notes == [] and source.lost == [] and "and 2 more" in source.name
 
-    def test_only_what_is_wanted_and_the_first_of_equals(self, tmp_path):
+    def test_only_what_is_wanted(self, tmp_path):
         members = [("a.txt", b"1"), ("a.pyd", b"evil"), ("a.TXT", b"2")]
         source = ShardSource([str(write_tar(tmp_path / "a.tar", members))])
-        assert read(source, 0, 0) == {"txt": b"1"}
+        assert read(source, 0, 0) == {"txt": b"1"} and read(source, 0, 1) == {"txt": b"2"}
         assert read(source, 0, 0, wanted=("npy",)) == {}
+
+    @pytest.mark.parametrize("key", ["../a", "/a", "a/../b"])
+    def test_a_key_that_points_out_is_a_bad_sample(self, tmp_path, key):
+        members = [(f"{key}.txt", b"1"), ("b.txt", b"2")]
+        source = ShardSource([str(write_tar(tmp_path / "a.tar", members))])
+        assert cause(source, 0, 0) == "unsafe_name" and read(source, 0, 1) == {"txt": b"2"}
 
     def test_size_limit_before_reading(self, paths, monkeypatch):
         source = ShardSource(paths)
@@ -185,7 +189,7 @@ class TestLosses:
         ("header flipped", 29, 1, "broken header"),
         ("payload flipped", 30, 0, ""),
         ("empty", 0, 30, "empty file"),
-        ("html", 0, 30, "not a tar file"),
+        ("html", 0, 30, "not a tar (begins with"),
         ("no end mark", 30, 0, "nothing is known to be missing"),
     ]
 
@@ -213,6 +217,22 @@ class TestLosses:
         os.unlink(f"{shard}.idx.npz")
         source = ShardSource([str(shard)])
         assert source.lost == [] and "29 samples are used" in source.notes[0]
+
+    def test_odd_shards_are_told_and_nothing_is_lost(self, tmp_path):
+        path = write_tar(tmp_path / "a.tar", [("a.txt", b"1"), ("a.txt", b"2"), ("a.png", b"3")])
+        for _ in range(2):  # the second time from the sidecar
+            source = ShardSource([str(path)])
+            assert source.counts.tolist() == [2] and source.lost == []
+            assert source.notes == [
+                f"{path}: 1 samples share the key of their neighbour; 2 samples are used"
+            ]
+
+    def test_a_pipe_or_device_is_refused_at_once(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.tar")
+        os.symlink("/dev/zero", tmp_path / "zero.tar")
+        for name in ("pipe.tar", "zero.tar"):
+            with pytest.raises(DataError, match=f"{name}' cannot be read: it is no regular file"):
+                ShardSource([str(tmp_path / name)])
 
     def test_notes_are_bounded(self, tmp_path):
         paths = [str(tmp_path / f"{i}.tar") for i in range(30)]
@@ -248,7 +268,7 @@ class TestManifest:
                 seen.append(path)
             return head
 
-        monkeypatch.setattr(sources, "load_head", fake)
+        monkeypatch.setattr(sources, "fresh_head", fake)
         monkeypatch.setattr(sources, "load_index", lambda path: pytest.fail("full index"))
         paths = [f"/data/{i:05d}.tar" for i in range(41_000)]
         source = ShardSource(paths)
@@ -282,95 +302,22 @@ class TestOpening:
         sources._load_all(lambda path: time.sleep(0.001), [str(i) for i in range(50)])
         assert ("index of shards" in capsys.readouterr().err) == terminal
 
+    def test_many_without_an_index_are_told_once(self, paths, monkeypatch, capsys):
+        monkeypatch.setattr(sources, "_MANY", 2)
+        told = "indexing up to 3 shards on first use; clipkit-data index does it ahead"
+        for expected in (1, 0):
+            ShardSource(paths)
+            assert capsys.readouterr().err.count(told) == expected
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        for path in paths:
+            os.unlink(f"{path}.idx.npz")
+        ShardSource(paths)
+        assert capsys.readouterr().err == ""
+
     def test_the_first_error_ends_it(self):
         def load(path):
             raise DataError(path)
 
         with pytest.raises(DataError):
             sources._load_all(load, [str(i) for i in range(5000)])
-
-
-class TestRemote:
-    """URLs through the store."""
-
-    @pytest.fixture(autouse=True)
-    def cache(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
-
-    @pytest.fixture
-    def urls(self, tmp_path):
-        root = f"/{tmp_path.name}"
-        files = fsspec.filesystem("memory")
-        for number in range(3):
-            files.pipe(f"{root}/{number}.tar", tar_bytes(sample_members(10 * number, 4)))
-        yield [f"memory:/{root}/{number}.tar" for number in range(3)]
-        files.rm(root, recursive=True)
-
-    @pytest.fixture
-    def store(self, tmp_path):
-        return ShardStore(tmp_path / "store", 10**8, retries=1, sleep=lambda s: None)
-
-    def test_reads_as_local_files_do(self, urls, store, tmp_path):
-        local = [str(write_tar(tmp_path / f"{n}.tar", sample_members(10 * n, 4))) for n in range(3)]
-        here, there = ShardSource(local), ShardSource(urls, store)
-        assert there.manifest == here.manifest
-        for part in range(3):
-            for row in range(4):
-                assert read(there, part, row) == read(here, part, row)
-                assert there.key(part, row) == here.key(part, row)
-        assert ShardSource([local[0], *urls[1:]], store).manifest == here.manifest
-
-    def test_an_indexed_shard_is_not_fetched_to_know_its_count(self, urls, store, tmp_path):
-        ShardSource(urls, store)
-        other = ShardStore(tmp_path / "other", 10**8)
-        assert ShardSource(urls, other).counts.tolist() == [4, 4, 4]
-        assert other.downloaded_bytes == 0
-
-    def test_without_a_store_it_is_refused(self, urls):
-        with pytest.raises(DataError, match="is remote"):
-            ShardSource(urls)
-
-    def test_unreachable_at_the_start(self, urls, store):
-        with pytest.raises(DataError, match="cannot be fetched"):
-            ShardSource([*urls, "memory://nowhere/9.tar"], store)
-
-    def test_unreachable_later_is_a_bad_sample_and_asked_once(self, urls, store, monkeypatch):
-        source = ShardSource(urls, store)
-        read(source, 0, 0)
-        source._forget()
-        asked = []
-
-        def info(*args, **options):
-            asked.append(args)
-            raise ConnectionError
-
-        memory = type(fsspec.filesystem("memory"))
-        monkeypatch.setattr(memory, "info", info)
-        for _ in range(4):
-            assert cause(source, 1, 0) == "unreachable_shard" and source.key(1, 0) == ""
-        assert len(asked) == 2  # one try and one retry
-        monkeypatch.setattr(sources, "_UNREACHABLE_S", 0.0)
-        assert cause(source, 1, 0) == "unreachable_shard" and len(asked) == 4
-        monkeypatch.undo()
-
-    def test_evicted_and_gone_is_a_bad_sample(self, urls, store):
-        source = ShardSource(urls, store)
-        read(source, 1, 0)
-        store._names.clear()
-        shutil.rmtree(store.folder)
-        fsspec.filesystem("memory").rm(urls[1].removeprefix("memory:/"))
-        assert cause(source, 1, 0) == "unreachable_shard"
-
-    def test_prefetch_names_urls_only(self, urls, store, paths):
-        named = []
-        store.prefetch = named.extend
-        source = ShardSource([paths[0], *urls[:2]], store)
-        source.prefetch([0, 2])
-        assert named == [urls[1]]
-
-    def test_names_hold_no_credentials(self, store, monkeypatch):
-        head = Head(1, 0, False, False, False, "ab" * 32)
-        monkeypatch.setattr(ShardSource, "_head", lambda self, path: head)
-        source = ShardSource(["https://user:secret@host/a.tar?signature=secret"], store)
-        assert source.part_name(0) == "https://host/a.tar"
-        assert "secret" not in source.name + "".join(source.notes)

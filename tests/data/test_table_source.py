@@ -109,6 +109,20 @@ def test_other_columns_and_separator(folder):
     assert read(source)["txt"] == b"Katze"
 
 
+def test_tabs_in_a_csv_are_found(folder):
+    path = folder / "open_clip.csv"
+    path.write_text('filepath\t"title"\ta,b\na.png\tcat, sat\t1\n')
+    source = TableSource(str(path))
+    assert read(source)["txt"] == b"cat, sat"
+    assert json.loads(read(source)["json"])["a,b"] == "1"
+
+
+def test_files_that_tell_no_size_are_read_within_the_limit(folder):
+    source = TableSource(write(folder, ".csv", [("/proc/self/status", "t")]))
+    assert read(source)["jpg"].startswith(b"Name:")
+    assert cause(source, limit=10) == "too_many_bytes"
+
+
 class TestPlaces:
     """Image paths stay within the root."""
 
@@ -173,8 +187,9 @@ class TestFaults:
         [
             ("a.csv", b"filepath,caption\na.png,x\n", "has no column 'title'"),
             ("a.csv", b"filepath,titel\na.png,x\n", "did you mean 'titel'"),
-            ("a.csv", b"filepath\ttitle\na.png\tx\n", "the separator may be '\\t'"),
-            ("a.tsv", b"filepath,title\na.png,x\n", "the separator may be ','"),
+            ("a.csv", b"filepath\tcaption\na.png\tx\n", "data.table_separator, it may be '\\t'"),
+            ("a.tsv", b"filepath,title\na.png,x\n", "data.table_separator, it may be ','"),
+            ("a.csv", b"filepath;title\na.png;x\n", "data.table_separator, it may be ';'"),
             ("a.csv", b"filepath,title\n", "no rows"),
             ("a.csv", b"", "cannot be read as a table"),
             ("a.csv", "filepath,title\na.png,näm\n".encode("latin-1"), "not UTF-8"),
@@ -193,6 +208,21 @@ class TestFaults:
             TableSource(str(tmp_path / name))
         assert said in str(caught.value) and name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+    def test_a_pipe_as_a_table(self, tmp_path, suffix):
+        os.mkfifo(tmp_path / f"a{suffix}")
+        with pytest.raises(DataError, match="cannot be read as a table: it is no regular file"):
+            TableSource(str(tmp_path / f"a{suffix}"))
+
+    @pytest.mark.parametrize("column", ["image", "jpg", "filepath"])
+    @pytest.mark.parametrize("nested", [True, False])
+    def test_pictures_within_the_table(self, tmp_path, column, nested):
+        pictures = [{"bytes": b"\xff", "path": "a"}] if nested else [b"\xff"]
+        table = pyarrow.table({column: pictures, "title": ["x"]})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=f"'{column}' holds .*; pack it with clipkit-data"):
+            TableSource(str(tmp_path / "a.parquet"))
 
     def test_a_byte_order_mark_is_no_part_of_a_name(self, folder):
         path = folder / "bom.csv"

@@ -10,8 +10,8 @@ from clipkit.data import tar_index
 from clipkit.data.index_sidecar import sidecar_places, stamp_of, write_sidecar
 from clipkit.data.tar_index import (
     build_index,
+    fresh_head,
     index_fields,
-    load_head,
     load_index,
     load_indexes,
     manifest_hash,
@@ -79,19 +79,30 @@ class TestGrouping:
         index = build_index(str(write_tar(shard, [(n, n.encode()) for n in names])))
         assert contents(index) == [("1", "jpg", b"1.jpg"), ("1", "txt", b"1.txt")]
 
-    def test_of_equal_extensions_the_first_counts(self, shard):
-        index = build_index(
-            str(write_tar(shard, [("1.jpg", b"a"), ("1.JPG", b"bb"), ("1.txt", b"c")]))
-        )
-        assert [(e, size) for e, _, size in index.members(0)] == [("jpg", 1), ("txt", 1)]
-        assert [e for e, _, _ in index.members(0, ("txt",))] == ["txt"]
+    def test_a_repeated_extension_begins_a_sample(self, shard):
+        names = ["0.jpg", "1.jpg", "1.txt", "1.JPG", "1.txt", "1.txt", "2.txt"]
+        index = build_index(str(write_tar(shard, [(n, b"x") for n in names])))
+        found = [[e for e, _, _ in index.members(i)] for i in range(len(index))]
+        assert found == [["jpg"], ["jpg", "txt"], ["jpg", "txt"], ["txt"], ["txt"]]
+        assert index.keys.tolist() == ["0", "1", "1", "1", "2"] and index.whole
+        assert index.notes == "2 samples share the key of their neighbour"
+
+    def test_keys_one_by_one_and_all_at_once(self, shard):
+        names = ["é/a.jpg", "b.jpg", "🙂.jpg", "c/d.jpg"]
+        index = build_index(str(write_tar(shard, [(n, b"x") for n in names])))
+        assert [index.key(i) for i in range(4)] == index.keys.tolist() == [n[:-4] for n in names]
+
+    def test_one_key_of_many_is_cut_out_without_splitting_all(self, shard, monkeypatch):
+        index = build_index(str(write_tar(shard, [(f"{i}.jpg", b"") for i in range(9)])))
+        monkeypatch.setattr(type(index), "keys", property(lambda self: pytest.fail("all keys")))
+        assert index.key(8) == "8"
 
     def test_no_sample_at_all(self, shard):
         index = build_index(str(write_tar(shard, [])))
         assert len(index) == 0 and index.keys.tolist() == [] and index.whole
 
     def test_missing_shard_is_named(self, tmp_path):
-        for load in (load_index, load_head, build_index):
+        for load in (load_index, fresh_head, build_index):
             with pytest.raises(DataError, match=r"gone\.tar' cannot be read: No such file"):
                 load(str(tmp_path / "gone.tar"))
 
@@ -176,7 +187,7 @@ class TestExpected:
         index = self.after(shard, self.whole, data)
         assert len(index) == held and index.expected == 5
         assert load_index(str(shard)).expected == 5  # from the new sidecar
-        assert load_head(str(shard)).expected == 5
+        assert fresh_head(str(shard)).expected == 5
 
     def test_damaged_twice(self, shard):
         index = self.after(shard, self.whole, damaged(4), damaged(4, 8))
@@ -215,16 +226,17 @@ class TestLoading:
         assert len(scans) == 1
         assert contents(first) == contents(second) and first.damage == second.damage
         assert first.keys.tolist() == second.keys.tolist() and first.extensions == second.extensions
-        assert first.head == second.head == load_head(path) and len(scans) == 1
+        assert first.head == second.head == fresh_head(path) and len(scans) == 1
 
-    def test_head_scans_where_there_is_no_sidecar(self, path, scans):
-        assert load_head(path).count == 3 and len(scans) == 1
-        assert len(load_index(path)) == 3 and len(scans) == 1
+    def test_there_is_no_head_without_a_sidecar(self, path, scans):
+        assert fresh_head(path) is None and not scans
+        assert len(load_index(path)) == 3 and fresh_head(path).count == 3
 
     def test_rebuilt_when_the_shard_changes(self, path, shard, scans):
         load_index(path)
         write_tar(shard, sample_members(0, 40))
-        assert load_head(path).count == 40 and len(scans) == 2
+        assert fresh_head(path) is None
+        assert len(load_index(path)) == 40 and len(scans) == 2
 
     def test_a_shard_written_during_the_scan_is_scanned_again(self, path, shard, monkeypatch):
         build = tar_index.build_index

@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from clipkit.data.tar_scan import BLOCK, checksum_ok, scan_tar
+from clipkit.data.tar_scan import BLOCK, checksum_ok, is_unsafe, scan_tar
 from tests.fixtures_shards import tar_bytes, write_tar
 
 MEMBERS = [(f"{i:03d}.{e}", bytes([i]) * (100 + i)) for i in range(5) for e in ("jpg", "txt")]
@@ -100,6 +100,53 @@ def test_only_regular_files_count(shard):
     assert contents(shard, scan_of(shard, out.getvalue())) == [("a.txt", b"1")]
 
 
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"\0", b"Z"])
+@pytest.mark.parametrize("name", [b"d.txt", b"d/"])
+def test_a_size_claimed_by_any_kind_is_taken_as_tarfile_takes_it(shard, kind, name):
+    whole = tar_bytes([(f"{i}.txt", b"x") for i in range(3)])
+    scan = scan_of(shard, whole[:1024] + raw_header(name, b"00000002000\0", kind) + whole[1024:])
+    with tarfile.open(shard) as tar:
+        theirs = [m.name for m in tar if m.isreg()]
+    assert scan.names == theirs and scan.damage == ""
+    told = {b"7": "", b"Z": "1 members of unknown kinds"}
+    if kind == b"\0" and name == b"d.txt":
+        assert scan.notes == ""
+    else:
+        assert scan.notes.startswith(told.get(kind, "1 links, folders or devices claim a size"))
+
+
+def test_names_that_are_no_utf8_stay_apart(shard):
+    names = ["红", "蓝", "绿", "黄", "黑"]
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, encoding="gbk") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(f"{name}.txt"))
+    found = scan_of(shard, out.getvalue()).names
+    assert len(set(found)) == 5 and found[0] == "\\xba\\xec.txt"
+    assert not any(map(is_unsafe, found)) and "".join(found).encode()
+
+
+def test_the_long_target_of_a_link_does_not_hide_its_name(shard):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        info = tarfile.TarInfo("z" * 200 + ".txt")
+        info.type, info.linkname = tarfile.SYMTYPE, "y" * 200
+        tar.addfile(info)
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    scan = scan_of(shard, out.getvalue())
+    assert scan.names == ["a.txt"] and scan.damage == scan.notes == ""
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.txt", "/etc/passwd", "..\\a", "\\a", ".."])
+def test_names_that_point_out(name: str) -> None:
+    assert is_unsafe(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a/b.txt", "a..b.jpg", "..a/b.jpg", "a/...jpg", ""])
+def test_names_that_stay(name: str) -> None:
+    assert not is_unsafe(name)
+
+
 def test_agrees_with_tarfile_on_random_archives(shard):
     rng = np.random.default_rng(0)
     for tar_format in (tarfile.USTAR_FORMAT, *EXTENDED):
@@ -140,7 +187,9 @@ class TestDamage:
         data = bytearray(self.data)
         data[4 * self.member + 20] ^= 0xFF
         scan = scan_of(shard, data)
-        assert scan.damage == "broken header at byte 4096, 1024 bytes skipped"
+        assert scan.damage == (
+            "broken header at byte 4096, 1024 bytes skipped; 5 members behind the last one"
+        )
         assert scan.names == self.names(4) and scan.gaps == [4096] and scan.end_mark
 
     def test_first_header_flipped(self, shard):
@@ -163,7 +212,9 @@ class TestDamage:
             data[i * self.member] ^= 1
         scan = scan_of(shard, data)
         assert scan.names == self.names(0, 2, 4, 6, 8) and len(scan.gaps) == 5
-        assert scan.damage.count("broken header") == 3 and scan.damage.endswith("; 2 more places")
+        assert scan.damage.count("broken header") == 3 and scan.damage.endswith(
+            "; 2 more places; 1 members behind the last one"
+        )
 
     def test_header_wiped_to_zeros_in_the_middle(self, shard):
         data = bytearray(self.data)
@@ -197,6 +248,23 @@ class TestDamage:
         data[1024] ^= 1
         assert scan_of(shard, data).names == ["a.txt", "c.txt"]
 
+    inner = tar_bytes([(f"in{i}.txt", b"no") for i in range(3)])
+
+    @pytest.mark.parametrize("at", [5, 124])  # name and size
+    def test_members_of_a_tar_inside_a_member_are_no_members(self, shard, at):
+        data = bytearray(tar_bytes([("a.txt", b"1"), ("b.tar", self.inner), ("c.txt", b"3")]))
+        data[1024 + at] = 0xFF
+        scan = scan_of(shard, data)
+        assert scan.names == ["a.txt", "c.txt"] and scan.gaps == [1024] and scan.end_mark
+        assert ", 3 members of a tar inside it left out; 1 members behind" in scan.damage
+
+    def test_an_end_mark_behind_the_damaged_member_leaves_out_nothing(self, shard):
+        data = bytearray(self.data)
+        data[2 * self.member] ^= 1
+        data[8 * self.member : 9 * self.member] = bytes(self.member)
+        scan = scan_of(shard, data)
+        assert scan.names == self.names(2, 8) and len(scan.gaps) == 2
+
     def test_tail_never_written(self, shard):
         scan = scan_of(shard, self.data[: 4 * self.member] + bytes(4 << 20))
         assert "behind the end" in scan.damage and scan.names == self.names(*range(4, 10))
@@ -224,6 +292,10 @@ class TestDamage:
     def test_cut_inside_the_first_header(self, shard):
         assert scan_of(shard, self.data[:100]).damage == "cut short"
 
+    def test_cut_inside_the_first_member(self, shard):
+        scan = scan_of(shard, tar_bytes([("a.txt", b"x" * 3000)])[:2000])
+        assert scan.damage == "cut short inside 'a.txt'"
+
     @pytest.mark.parametrize("members", [4, 10])
     def test_cut_at_a_boundary_is_a_missing_end_mark(self, shard, members):
         scan = scan_of(shard, self.data[: members * self.member])
@@ -241,8 +313,9 @@ class TestDamage:
         ("data", "what"),
         [
             (b"", "empty file"),
-            (b"<!DOCTYPE html>".ljust(2000), "not a tar file"),
-            (b"\x1f\x8b" * 600, "not a tar file"),
+            (b"<!DOCTYPE html>".ljust(2000), "not a tar (begins with '<!DOCTYPE html>')"),
+            (b"<html>\nnot found", "not a tar (begins with '<html>')"),
+            (b"\x1f\x8b\n" * 600, "not a tar (begins with '\\x1f\\x8b')"),
         ],
     )
     def test_no_tar_at_all(self, shard, data, what):

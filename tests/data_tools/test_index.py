@@ -15,7 +15,7 @@ from clipkit.errors import DataError
 from data_tools.__main__ import app
 from data_tools.index import index_shard, run_index, write_sizes
 from tests.data_tools.in_process import use_serial
-from tests.fixtures_shards import write_shards
+from tests.fixtures_shards import write_shards, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,18 @@ class TestOneShard:
         before = sidecar.stat().st_mtime_ns, sidecar.stat().st_ino
         run(paths[0])
         assert (sidecar.stat().st_mtime_ns, sidecar.stat().st_ino) == before
+
+    def test_a_pipe_is_refused_at_once(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.tar")
+        with pytest.raises(DataError, match="it is no regular file"):
+            run(str(tmp_path / "pipe.tar"))
+
+    def test_what_is_odd_is_told(self, tmp_path, monkeypatch):
+        use_serial(monkeypatch)
+        path = write_tar(tmp_path / "a.tar", [("a.txt", b"1"), ("a.txt", b"2")])
+        facts = run_index([str(path)], tmp_path / "out", progress=False)
+        assert facts["problems"] == {str(path): "1 samples share the key of their neighbour"}
+        assert facts["counts"]["damaged"] == 0
 
     def test_missing_samples_until_they_are_accepted(self, paths):
         run(paths[0])
