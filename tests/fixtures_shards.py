@@ -34,6 +34,15 @@ def noise_bytes(seed: int, kind: str = "PNG", side: int = SIZE) -> bytes:
     return out.getvalue()
 
 
+def repeated_scans(count: int, progressive: bool = True) -> bytes:
+    """A gray JPEG whose last scan comes again until it has so many."""
+    out = io.BytesIO()
+    Image.new("L", (SIZE, SIZE), 90).save(out, "JPEG", progressive=progressive)
+    data, scan = out.getvalue(), b"\xff\xda\0"
+    last = data[data.rindex(scan) : -2]
+    return data[:-2] + last * (count - data.count(scan)) + data[-2:]
+
+
 def tar_bytes(members: list[tuple[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT) -> bytes:
     """A tar with these members in this order."""
     out = io.BytesIO()

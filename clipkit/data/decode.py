@@ -10,12 +10,13 @@ Pillow decodes PNG and WebP, and the JPEGs that those refuse.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -30,6 +31,8 @@ except ImportError:  # no wheel for this platform
 Exif = Literal["ignore", "apply"]
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAX_ASPECT = 1000
+_MAX_SCANS = 50  # of a JPEG; each is a pass over all pixels, programs write some 10
+_SCAN = re.compile(rb"\xff\xda\0")  # how each one starts; found otherwise once in 16 million bytes
 _CMYK = 4  # channels
 _ORIENTATION = 0x0112
 # EXIF orientation -> (swap height and width, then dimensions to flip) of a (3, H, W) tensor
@@ -72,10 +75,12 @@ def decode_image(
             1/8, 1/4, 3/8, 1/2 that gives no less. Needs simplejpeg. None: full size.
 
     Raises:
-        BadSample: Too large, of an extreme shape, of another format, cut short or damaged.
+        BadSample: Too large, of an extreme shape or too many scans, of another format, cut short
+            or damaged.
     """
     if len(data) > max_bytes:
         raise BadSample("too_many_bytes", f"{len(data)} bytes")
+    _check_scans(data)
     header = _jpeg_header(data)
     if header:  # a JPEG of unknown size goes to Pillow, which checks it
         _check_pixels(header.width, header.height, max_pixels)
@@ -114,8 +119,9 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     Alpha is laid on white, 16 bit scaled, EXIF ignored.
 
     Raises:
-        BadSample: Unreadable, of another format, or larger than `max_pixels`.
+        BadSample: Unreadable, of another format, larger than `max_pixels` or of too many scans.
     """
+    _check_scans(data)
     return _open(data, max_pixels)[0]
 
 
@@ -127,6 +133,12 @@ def check_shape(image: Image.Image) -> Image.Image:
     """
     _check_sides(*image.size)
     return image
+
+
+def _check_scans(data: bytes) -> None:
+    scans = len(_SCAN.findall(data)) if data[:2] == b"\xff\xd8" else 0
+    if scans > _MAX_SCANS:
+        raise BadSample("too_many_scans", f"{scans} scans")
 
 
 def _check_sides(width: int, height: int) -> None:
@@ -150,6 +162,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, bytes]:
             return _as_rgb(image), image.info.get("exif") or b""
     except BadSample:
         raise
+    except UnidentifiedImageError:  # its text holds an address
+        raise BadSample("unreadable_image", "no JPEG, PNG or WebP that can be read") from None
     except Image.DecompressionBombError as error:  # beyond Pillow's own limit, 179 million
         raise BadSample("too_many_pixels", str(error)) from None
     except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsers do

@@ -29,7 +29,14 @@ from clipkit.dist.collectives import all_reduce_max
 from clipkit.dist.group import World
 from clipkit.errors import DataError
 
-CAUSES = ("no_image", "too_many_bytes", "too_many_pixels", "extreme_shape", "unreadable_image")
+CAUSES = (
+    "no_image",
+    "too_many_bytes",
+    "too_many_pixels",
+    "extreme_shape",
+    "unreadable_image",
+    "too_many_scans",
+)
 UNSEEN, GOOD = 0, 1  # codes of a row; 2 and up: GOOD + 1 + number of the cause
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _CAPTIONS = ("txt",)

@@ -19,7 +19,7 @@ from clipkit.data.tar_scan import Scan, is_unsafe, scan_tar
 from clipkit.errors import DataError
 from data_tools.tables import table_path, write_table
 from data_tools.validate.names import member_notes
-from data_tools.validate.sample import Note, Rules, judge
+from data_tools.validate.sample import PLAIN, Note, Rules, judge
 
 
 def check_shard(
@@ -60,7 +60,7 @@ def check_shard(
         usable, copy = _write_copy(Path(repair) / name, good)
     else:
         usable, copy = sum(1 for _ in good), ""
-    tables = {"rejects": rejects, "problems": notes}
+    tables = {"rejects": rejects, "problems": [note for note in notes if note.kind not in PLAIN]}
     for folder, lines in tables.items():
         _write_lines(table_path(out / folder, name), name, lines)
     return {

@@ -52,8 +52,10 @@ def validate(
 
     OUT/rejects has a row for each sample that training cannot use (or that --min-side, a key twice
     in a shard, or a name like ../x rules out), OUT/problems one for each thing that is odd but
-    usable and for each damaged tar (row -1). Columns: shard, row, key, cause, detail. Members of
-    unknown extensions are never opened.
+    usable and for each damaged tar (row -1). Columns: shard, row, key, cause, detail. What is plain
+    of a format (alpha, palette, bilevel, cmyk, animated, exif_orientation) has no row:
+    OUT/summary.json counts it, as all else, in notes and by shard in noted. Members of unknown
+    extensions are never opened.
 
     --repair writes each shard anew without its rejects, the same bytes every time.
     """
@@ -155,10 +157,11 @@ def _facts(report: MapReport) -> dict[str, Any]:
     for result in report.done:
         rejects.update(result["rejects"])
         notes.update(result["notes"])
+    results = [(shard, r) for shard, r in zip(report.shards, report.results) if r]
     damaged = [
         {"shard": shard, "damage": r["damage"] or "samples are missing", "missing": r["missing"]}
-        for shard, r in zip(report.shards, report.results)
-        if r and (r["damage"] or r["missing"])
+        for shard, r in results
+        if r["damage"] or r["missing"]
     ]
     return report.facts() | {
         "good": sum(result["good"] for result in report.done),
@@ -168,4 +171,5 @@ def _facts(report: MapReport) -> dict[str, Any]:
         "rejects": dict(rejects.most_common()),
         "notes": dict(notes.most_common()),
         "damaged": damaged,
+        "noted": [{"shard": shard, "notes": r["notes"]} for shard, r in results if r["notes"]],
     }

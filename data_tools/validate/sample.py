@@ -17,6 +17,7 @@ from clipkit.data.shard_reader import RawSample
 
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _MODES = {"CMYK": "cmyk", "P": "palette", "1": "bilevel", "RGBA": "alpha", "LA": "alpha"}
+PLAIN = frozenset((*_MODES.values(), "animated", "exif_orientation"))  # counted, without a row
 _ORIENTATION = 0x0112
 _MAX_META = 1_000_000  # bytes; training parses no larger json member
 
@@ -75,7 +76,7 @@ def judge(sample: RawSample, rules: Rules) -> tuple[dict[str, bytes], list[Note]
     image_key = next((key for key in rules.image_keys if key in members), None)
     if image_key is None:
         raise BadSample("no_image")
-    for other in set(rules.image_keys) & set(members) - {image_key}:  # nobody looks at them
+    for other in sorted(set(rules.image_keys) & set(members) - {image_key}):  # nobody looks at them
         notes.append(Note(sample.row, sample.key, "second_image", other))
         del members[other]
     meta = _meta(members.get("json"))

@@ -62,6 +62,13 @@ def test_rgb_in_every_format(kind, options, tolerance):
     near(decode(encode(Image.fromarray(SMOOTH), kind, **options)), SMOOTH, tolerance)
 
 
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>"])
+def test_a_detail_says_the_same_each_time(data):
+    with pytest.raises(BadSample, match="^no JPEG, PNG or WebP that can be read$") as caught:
+        decode(data)
+    assert caught.value.cause == "unreadable_image"
+
+
 def test_content_decides_not_the_name():
     assert decode(image_bytes((1, 2, 3), "PNG"))[:, 0, 0].tolist() == [1, 2, 3]  # a PNG named .jpg
 
@@ -288,7 +295,8 @@ def test_scaled_without_its_library_says_what_to_install(monkeypatch):
 def test_a_jpeg_without_its_end_is_bad(library, monkeypatch):
     if library == "torchvision":
         monkeypatch.setattr(room, "simplejpeg", None)
-    data = encode(Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)), "JPEG")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(pixels), "JPEG")
     assert data[-2:] == b"\xff\xd9" and decode(data + b"trailing bytes").shape == (3, 40, 40)
     assert cause(data[:-2]) == "unreadable_image"
 

@@ -14,7 +14,7 @@ from clipkit.bench.measure import extra_mb
 from clipkit.data import decode as room
 from clipkit.data.bad_samples import BadSample
 from tests.data.test_decode import RNG, cause, decode, encode, png
-from tests.fixtures_shards import image_bytes
+from tests.fixtures_shards import image_bytes, repeated_scans
 
 
 class TestLimits:
@@ -56,8 +56,22 @@ class TestLimits:
         hidden = data[:20] + marker + segment + data[20:]
         assert cause(hidden, max_pixels=1024) in ("too_many_pixels", "unreadable_image")
 
+    @pytest.mark.parametrize("progressive", [True, False])
+    def test_too_many_scans(self, progressive):
+        data = repeated_scans(51, progressive=progressive)
+        assert len(data) < 3000 and cause(data) == "too_many_scans"
+        with pytest.raises(BadSample, match="51 scans") as caught:
+            room.open_image(data, 1_000_000)
+        assert caught.value.cause == "too_many_scans"
+
     def test_too_many_bytes(self):
         assert cause(b"x" * 11, max_bytes=10) == "too_many_bytes"
+
+
+def test_scans_as_real_files_have_them_are_decoded():
+    assert decode(repeated_scans(50)).shape == (3, 8, 8)
+    text = [(b"teXt", b"\xff\xda\0" * 60)]
+    assert decode(png(2, 8, bytes(24), 8, 8, text)).shape == (3, 8, 8), "only a JPEG has scans"
 
 
 def bombs():

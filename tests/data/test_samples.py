@@ -13,9 +13,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from clipkit.data import decode as room
 from clipkit.data.bad_samples import BadSample
+from clipkit.data.captions import CaptionRule
 from clipkit.data.decode import decode_image
 from clipkit.data.samples import Sample, SampleReader, collate
-from clipkit.data.transforms import TrainTransform
+from clipkit.data.transforms import Crop, TrainTransform
 from clipkit.errors import ConfigError
 from tests.fixtures_shards import image_bytes, noise_bytes, number_tokenizer, small_reader
 
@@ -163,6 +164,20 @@ class TestViews:
             assert plain.texts == one.texts == two.texts and drawn == drawn_one == drawn_two
             for a, b in ((plain, one), (one, two)):
                 assert all(torch.equal(image, b.images[name]) for name, image in a.images.items())
+
+    def test_views_of_equal_settings_and_the_caption_each_draw_from_their_own(self, monkeypatch):
+        equal = TrainTransform((8, 8), (0.2, 0.9))
+        sample, _ = self.read(views=views(a=equal, b=equal))
+        assert not torch.equal(sample.images["a"], sample.images["b"])
+        drawn = []
+        monkeypatch.setattr(
+            TrainTransform, "draw", lambda *a: drawn.append(a[-1].random()) or Crop(0, 0, 9, 9, 0)
+        )
+        monkeypatch.setattr(
+            CaptionRule, "pick", lambda *a: drawn.append(a[-1]().random()) or "a caption"
+        )
+        self.read(views=views(a=equal, b=equal), image_members={"own": ("neg.png",)})
+        assert len(drawn) == len(set(drawn)) == 5
 
     def test_the_draw_of_a_caption_moves_no_crop(self):
         first, drawn_first = self.read(caption_lines=True)

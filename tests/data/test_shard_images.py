@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from clipkit.data import shard_images
+from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_images import (
     GOOD,
     UNSEEN,
@@ -26,7 +27,14 @@ from clipkit.data.shard_images import (
 )
 from clipkit.dist.group import World
 from clipkit.errors import DataError
-from tests.fixtures_shards import image_bytes, noise_bytes, tar_bytes, write_shards, write_tar
+from tests.fixtures_shards import (
+    image_bytes,
+    noise_bytes,
+    repeated_scans,
+    tar_bytes,
+    write_shards,
+    write_tar,
+)
 
 
 def source_of(paths: list[str]) -> ShardImages:
@@ -234,6 +242,13 @@ def test_a_shard_that_goes_away_is_an_error_and_no_bad_sample(tmp_path):
         list(source.images(0, 1))
     with pytest.raises(DataError, match="000.tar"):
         source.captions()
+
+
+def test_a_jpeg_of_many_scans_is_a_bad_row(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("0.jpg", repeated_scans(51)), ("0.txt", b"a dog")])
+    with pytest.raises(BadSample) as caught:
+        read_image(open_shards([str(path)])[0][0], 0)
+    assert cause_name(cause_code(caught.value.cause)) == "too_many_scans"
 
 
 def test_codes_and_names_agree():

@@ -1,5 +1,7 @@
 """The tokenizer open_clip would choose for the same config."""
 
+import pickle
+
 import open_clip
 import pytest
 import torch
@@ -15,6 +17,42 @@ def test_equals_open_clips_simple_tokenizer():
     assert tokens.dtype == torch.int64 and tokens.shape == (4, 16)
     assert torch.equal(tokens, open_clip.SimpleTokenizer(context_length=16)(texts))
     assert int(tokens.max()) < ARCH["text_cfg"]["vocab_size"]
+
+
+LONG = {
+    "prose": "A black dog, two cats & the red house: it's a photo of 3 birds by the sea. " * 100,
+    "letters without a blank": "狗在房子前面的草地上奔跑" * 80,
+    "addresses": "see https://example.org/a/b.jpg?w=640&h=480#top or #blackandwhitephotography "
+    * 90,
+    "longest tokens": "😂" * 240 + " thinkbigsundaywithmarsha" * 400,
+    "blanks": "a dog" + " \n" * 500 + "in the grass &amp;amp; " * 600,
+    "single letters": "x " * 5000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("length", [16, 77])
+def test_long_captions_have_the_tokens_they_always_had(name, length):
+    tokenize = build_tokenizer({"text_cfg": {"context_length": length}})
+    texts = [LONG[name], *(LONG[name][:n] for n in range(900, 6100, 650))]
+    assert torch.equal(tokenize(texts), open_clip.SimpleTokenizer(context_length=length)(texts))
+
+
+def test_a_hostile_caption_is_cut_before_its_pieces_are_merged(monkeypatch):
+    sizes = []
+    real = open_clip.SimpleTokenizer.bpe
+    monkeypatch.setattr(
+        open_clip.SimpleTokenizer, "bpe", lambda self, word: sizes.append(len(word)) or "a</w>"
+    )
+    tokenize = pickle.loads(pickle.dumps(build_tokenizer(ARCH)))  # noqa: S301
+    tokenize(["z" * 20_000 + " a dog"])
+    assert sizes == [1000, 1, 3]
+    sizes.clear()
+    tokenize([("z" * 999 + " ") * 60])
+    assert max(sizes) == 999 and sum(sizes) <= 64 * 16 + 1000
+    monkeypatch.setattr(open_clip.SimpleTokenizer, "bpe", real)
+    first, second = tokenize(["q" * 1000 + " a dog", "q" * 3000 + " a dog"])
+    assert torch.equal(first, second)
 
 
 def test_context_length_defaults_to_77():

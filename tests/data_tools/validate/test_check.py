@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import webdataset
+from PIL import Image
 
 from clipkit.data.tar_index import load_index
 from data_tools.tables import read_table
@@ -179,6 +181,18 @@ def test_a_clean_copy_has_the_usable_samples_and_known_members_byte_for_byte(
     os.utime(shard, ns=(9, 9))
     second = check(shard, tmp_path / "out2", tmp_path / "clean")
     assert copy.read_bytes() == data and second["repaired"] == first["repaired"]
+
+
+def test_facts_of_a_format_are_counted_and_have_no_row(tmp_path: Path) -> None:
+    images = {"0.png": Image.new("RGBA", (8, 8)), "1.png": Image.new("P", (8, 8))}
+    files = []
+    for name, image in images.items():
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        files += [(name, out.getvalue()), (name[0] + ".txt", b"a dog"), (name[0] + ".exe", b"MZ")]
+    found = check(write_tar(tmp_path / "a.tar", files), tmp_path / "out")
+    assert found["notes"] == {"unknown_member": 1, "alpha": 1, "palette": 1}
+    assert rows(tmp_path / "out", "problems") == [(0, "0", "unknown_member")]
 
 
 def test_no_member_is_ever_unpickled(tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ def test_bad_samples_exit_with_1_each_time_and_the_copy_is_clean(
     assert run(clean, tmp_path / "again")[0] == 0
 
 
+def test_the_summary_counts_notes_by_shard(shards: Path, tmp_path: Path) -> None:
+    png = noise_bytes(0, "PNG", 24)
+    write_tar(shards / "b.tar", [("8.jpg", png), ("8.txt", b"a cat"), ("8.exe", b"MZ")])
+    assert run(shards, tmp_path / "out")[0] == 0
+    facts = summary(tmp_path / "out")
+    counts = {"unknown_member": 1, "format_mismatch": 1}
+    assert facts["notes"] == counts and len(facts["noted"]) == 1
+    assert facts["noted"][0]["shard"].endswith("b.tar") and facts["noted"][0]["notes"] == counts
+
+
 def test_a_damaged_shard_exits_with_1_and_is_named(shards: Path, tmp_path: Path) -> None:
     data = (shards / "b.tar").read_bytes()
     (shards / "b.tar").write_bytes(data[:3000])

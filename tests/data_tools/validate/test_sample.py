@@ -15,7 +15,7 @@ from PIL import Image
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_reader import RawSample
 from data_tools.validate.sample import Rules, judge
-from tests.fixtures_shards import noise_bytes, small_reader
+from tests.fixtures_shards import noise_bytes, repeated_scans, small_reader
 
 RULES = Rules(max_pixels=10_000, max_bytes=40_000)
 
@@ -99,6 +99,7 @@ FAULTS = {
     "many pixels": ({"png": encoded(size=(200, 100)), **TEXT}, "too_many_pixels"),
     "many bytes": ({"png": noise_bytes(0, "PNG", 120) * 2, **TEXT}, "too_many_bytes"),
     "bomb": ({"png": png_header(9_000, 9_000), **TEXT}, "too_many_pixels"),
+    "many scans": ({"jpg": repeated_scans(51), **TEXT}, "too_many_scans"),
     "extreme shape": ({"png": encoded(size=(5000, 1)), **TEXT}, "extreme_shape"),
 }
 
@@ -196,6 +197,9 @@ def test_a_second_image_is_noted_and_not_kept() -> None:
     members, notes = judge(RawSample(0, "k", {"jpg": JPEG, "png": b"?", **TEXT}), RULES)
     assert members == {"jpg": JPEG, **TEXT}
     assert [(note.kind, note.detail) for note in notes] == [("second_image", "png")]
+    members = {"webp": b"?", "jpeg": b"?", "png": b"?", "jpg": JPEG, **TEXT}
+    notes = judge(RawSample(0, "k", members), RULES)[1]
+    assert [note.detail for note in notes] == ["jpeg", "png", "webp"], "the same order each time"
 
 
 def test_nothing_else_is_read() -> None:
