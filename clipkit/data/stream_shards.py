@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from webdataset.gopen import gopen_pipe
 from webdataset.tariterators import group_by_keys
 
+from clipkit.data.plain_files import check_plain
 from clipkit.data.shard_store import ShardStore, filesystem, plain_url, with_retries
 from clipkit.data.shards import is_url
 from clipkit.errors import ConfigError, DataError
@@ -225,6 +226,7 @@ def _opened(
         with _piped(url) as stream:
             yield stream
     elif not is_url(url):
+        check_plain(url)  # a pipe would be waited for
         with open(url, "rb") as stream:
             yield stream
     elif store is not None:

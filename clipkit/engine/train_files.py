@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipkit.config.data_section import DataSection
 from clipkit.config.schema import RunConfig
+from clipkit.data.plain_files import check_plain
 from clipkit.data.shards import check_deal, is_table, is_url, resolve_shards
 from clipkit.data.table_source import TableSource
 from clipkit.data.tar_index import load_index
@@ -98,8 +99,10 @@ def _check_source(data: DataSection, name: str, paths: list[str], needed: int) -
 
 
 def _is_gzipped(path: str) -> bool:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+    with contextlib.suppress(OSError):
+        check_plain(path)
+        with open(path, "rb") as file:
+            return file.read(2) == b"\x1f\x8b"
     return False
 
 

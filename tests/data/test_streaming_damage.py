@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,24 @@ def test_damaged_shards_are_counted_and_the_stream_goes_on(tmp_path, workers):
     assert set(loader.bad.shards) == set(shards[:5])
     causes = loader.bad.causes
     assert causes["broken_shard"] > 2 * causes["rest_of_shard_lost"] > 4  # at every pass
+
+
+def test_a_pipe_among_the_shards_is_not_waited_for(tmp_path):
+    shards = [*write_shards(tmp_path, [8]), str(tmp_path / "pipe.tar")]
+    os.mkfifo(shards[1])
+
+    def give_up(number, frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(10)
+    try:
+        loader = make(shards, global_batch_size=1, max_bad_fraction=1)
+        take(loader, 20)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert loader.bad.shards[shards[1]] == loader.bad.causes["broken_shard"] > 1
 
 
 def test_a_cut_shard_alone_runs_into_the_limit(tmp_path):
