@@ -10,10 +10,10 @@ from clipkit.errors import ClipkitError
 
 
 def test_extra_memory_is_the_peak_over_the_start() -> None:
-    def peak_of_40_mb() -> None:
-        torch.ones(10_000_000)  # freed again
+    def peak_of_400_mb() -> None:
+        torch.ones(100_000_000)  # freed again
 
-    assert 35 < extra_mb(peak_of_40_mb) < 60
+    assert 300 < extra_mb(peak_of_400_mb) < 500  # others' memory may come back meanwhile
     assert extra_mb(lambda: None) < 5
 
 
