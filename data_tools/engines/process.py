@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 
 from data_tools.engines.task import Outcome, Task, run_task
 
+_PATIENCE_S = 0.2
 _DIED = "its worker process died; out of memory? Try fewer --workers"
 Results = Generator[tuple[int, Outcome], None, "list[int]"]
 
@@ -34,11 +35,30 @@ def run(tasks: Sequence[Task], workers: int | None) -> Generator[tuple[int, Outc
                 yield guilty, Outcome(error=_DIED)
 
 
+@contextmanager
+def _held_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C is noted, to be raised between two waits.
+
+    Raised inside one it could leave a future's lock taken, and the pool would wait for it for ever.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _until_broken(tasks: Sequence[Task], waiting: deque[int], workers: int) -> Results:
     """Work off `waiting`; returns early, with the tasks that were running, when a worker dies."""
     flying: dict[Future[Outcome], int] = {}
-    with _pool(min(workers, len(waiting))) as pool:
+    with _pool(min(workers, len(waiting))) as pool, _held_interrupts() as interrupts:
         while waiting or flying:
+            if interrupts:
+                raise KeyboardInterrupt
             # No more than one task a worker is begun, so that few are suspects.
             while waiting and len(flying) < workers:
                 try:
@@ -48,7 +68,7 @@ def _until_broken(tasks: Sequence[Task], waiting: deque[int], workers: int) -> R
                         return []
                     break
                 waiting.popleft()
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(flying, _PATIENCE_S, FIRST_COMPLETED)
             broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
             if broken:
                 done, _ = wait(flying)
