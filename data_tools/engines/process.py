@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 
 from data_tools.engines.task import Outcome, Task, run_task
 
-_PATIENCE_S = 0.2
 _DIED = "its worker process died; out of memory? Try fewer --workers"
 Results = Generator[tuple[int, Outcome], None, "list[int]"]
 
@@ -35,30 +34,11 @@ def run(tasks: Sequence[Task], workers: int | None) -> Generator[tuple[int, Outc
                 yield guilty, Outcome(error=_DIED)
 
 
-@contextmanager
-def _held_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C is noted, to be raised between two waits.
-
-    Raised inside one it could leave a future's lock taken, and the pool would wait for it for ever.
-    """
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _until_broken(tasks: Sequence[Task], waiting: deque[int], workers: int) -> Results:
     """Work off `waiting`; returns early, with the tasks that were running, when a worker dies."""
     flying: dict[Future[Outcome], int] = {}
-    with _pool(min(workers, len(waiting))) as pool, _held_interrupts() as interrupts:
+    with _pool(min(workers, len(waiting))) as pool:
         while waiting or flying:
-            if interrupts:
-                raise KeyboardInterrupt
             # No more than one task a worker is begun, so that few are suspects.
             while waiting and len(flying) < workers:
                 try:
@@ -68,7 +48,7 @@ def _until_broken(tasks: Sequence[Task], waiting: deque[int], workers: int) -> R
                         return []
                     break
                 waiting.popleft()
-            done, _ = wait(flying, _PATIENCE_S, FIRST_COMPLETED)
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
             broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
             if broken:
                 done, _ = wait(flying)
