@@ -53,7 +53,8 @@ def until(true: object, seconds: float = 20.0) -> bool:
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from data_tools.map_shards import map_shards
 from tests.data_tools import shard_functions as functions
