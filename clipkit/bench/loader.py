@@ -199,6 +199,7 @@ def _loaders(task: dict[str, Any], peer: Path | None) -> Iterator[dict[str, Any]
     """Whole loaders by turns, so that all see the same machine."""
     task = {**task, **_LOADER, "threads": 1}
     facts = {"stage": "end_to_end", "workers": task["workers"], "batch": task["batch"]}
+    facts |= {"peer": task.get("peer")}
     rates: dict[str, list[float]] = {"open_clip": [], "clipkit": [], "clipkit_scaled": []}
     for _ in range(task["repeats"]):
         if peer:
