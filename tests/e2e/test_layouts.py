@@ -18,6 +18,7 @@ def same_curve(a: list[tuple[int, float, int]], b: list[tuple[int, float, int]])
     assert [x[1] for x in a] == pytest.approx([x[1] for x in b], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_process_torchrun_and_slurm_agree(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
     config = write_run(tmp_path, engine={"strategy": "deepspeed", "zero_stage": 2})
     ranks(1).run(fit_in_pool, str(config), ["run.name=alone", "data.workers=0"])
