@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_writer import write_shard
@@ -129,6 +129,8 @@ def read_image(row: Row, check: str, stored: dict[tuple[str, int], bytes]) -> tu
                 image.load()
     except BadSample:
         raise
+    except UnidentifiedImageError:  # its text holds an address
+        raise BadSample("unreadable_image", "no JPEG, PNG or WebP that can be read") from None
     except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsers do
         raise BadSample("unreadable_image", str(error)[:200]) from None
     return _EXTENSIONS[str(image.format)], data

@@ -6,7 +6,7 @@ import io
 import warnings
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clipkit.data.bad_samples import BadSample
 
@@ -46,6 +46,8 @@ def read_header(data: bytes) -> Header:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 orientation = _orientation(image.info.get("exif"))
                 return Header(image.width, image.height, str(image.format), image.mode, orientation)
+    except UnidentifiedImageError:  # its text holds an address
+        raise BadSample("unreadable_image", "no JPEG, PNG or WebP that can be read") from None
     except Image.DecompressionBombError as error:  # Pillow's own limit is above ours
         raise BadSample("too_many_pixels", str(error)) from None
     except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsers do

@@ -66,3 +66,9 @@ def test_bombs_and_strips(size: tuple[int, int], cause: str) -> None:
     with pytest.raises(BadSample) as error:
         check_header(read_header(png_of(*size)))
     assert error.value.cause == cause
+
+
+def test_what_is_said_of_junk_is_the_same_each_time() -> None:
+    with pytest.raises(BadSample) as found:
+        read_header(b"junk")
+    assert found.value.cause == "unreadable_image" and "0x" not in str(found.value)
