@@ -14,14 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from clipkit.errors import DataError
-from data_tools.options import (
-    DryRunOption,
-    EngineOption,
-    LimitOption,
-    RetriesOption,
-    ShardsArgument,
-    WorkersOption,
-)
+from data_tools.options import RunOptions, ShardsArgument, with_run_options
 
 
 def index_shard(shard: str, out: Path, content: bool, accept: bool) -> dict[str, Any]:
@@ -178,6 +171,7 @@ def run_index(
     return facts
 
 
+@with_run_options
 def index(
     shards: ShardsArgument,
     out: Annotated[
@@ -192,11 +186,8 @@ def index(
     sizes: Annotated[
         bool, typer.Option("--sizes", help="Write sizes.json beside the shards, for open_clip.")
     ] = False,
-    engine: EngineOption = "process",
-    workers: WorkersOption = None,
-    retries: RetriesOption = 2,
-    limit: LimitOption = None,
-    dry_run: DryRunOption = False,
+    *,
+    run: RunOptions,
 ) -> None:
     """Write the index beside each shard, and report damaged shards and missing samples."""
     from clipkit.data.content_hash import cache_root
@@ -210,17 +201,6 @@ def index(
     if out is None:
         chosen = hashlib.sha256("\n".join(map(os.path.abspath, paths)).encode()).hexdigest()
         out = cache_root() / "index" / "runs" / chosen[:16]
-    facts = run_index(
-        paths,
-        out,
-        content=content,
-        accept=accept,
-        sizes=sizes,
-        engine=engine,
-        workers=workers,
-        retries=retries,
-        limit=limit,
-        dry_run=dry_run,
-    )
-    if not dry_run:
+    facts = run_index(paths, out, content=content, accept=accept, sizes=sizes, **run)
+    if not run["dry_run"]:
         print_summary("index", facts)

@@ -25,7 +25,7 @@ from clipkit.eval.plain_text import printable, shortened
 
 # Okabe and Ito's palette without its yellow, which is too faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, and any script the browser has
     "svg.hashsalt": "clipkit",
     "text.parse_math": False,  # a class may be called $x$
@@ -64,7 +64,7 @@ class Line:
 def _axes(width: float, height: float, columns: int = 1) -> Iterator[tuple[list[Axes], list[str]]]:
     """Axes to draw in; on leaving, the figure's data URI is appended to the list."""
     out: list[str] = []
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # matplotlib measures text with its own fonts; the browser draws it with others.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -12,12 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.progress import track
 
 from clipkit.checkpoint.files import write_text
-from clipkit.eval.plain_text import printable
 from clipkit.eval.report_blocks import Block
 from clipkit.eval.report_data import (
     Checkpoint,
@@ -36,16 +34,10 @@ from clipkit.eval.report_data import (
 )
 from clipkit.eval.report_sections import blocks_of
 from clipkit.eval.results import StoredResult
+from clipkit.eval.templates import template
 from clipkit.eval.thumbnails import Thumbnails
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=lambda shown: printable(shown) if type(shown) is str else shown,
-)
+_PAGE = Path(__file__).with_name("report.html.j2")
 _NOT_FACTS = ("metrics", "intervals", "counts", "macro", "details", "versions")
 
 
@@ -116,7 +108,7 @@ def report_page(
     shown = side_by_side(kept)
     checkpoints = list(dict.fromkeys(checkpoint_of(r) for r in shown))
     names = dict(zip(checkpoints, labels(checkpoints)))
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return template(_PAGE).render(
         version=version("clipkit"),
         date=date,
         command=command,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,20 +15,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from clipkit.eval.plots import PALETTE
+from clipkit.eval.plots import PALETTE, STYLE
 from data_tools.stats.aggregate import Histogram
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "clipkit",
-    "font.size": 10,
-    "font.family": ["sans-serif"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-}
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -84,7 +72,7 @@ def _short(value: float, _: object = None) -> str:
 
 
 def _uri(draw: Callable[[list[Axes]], None], panels: int, width: float, height: float) -> str:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(0.4 + width * panels, height), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         draw(list(figure.subplots(1, panels, squeeze=False)[0]))

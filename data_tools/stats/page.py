@@ -11,27 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.shard_images import read_image
 from clipkit.data.tar_index import TarIndex, load_index
 from clipkit.errors import DataError
-from clipkit.eval.plain_text import printable, shortened
+from clipkit.eval.plain_text import shortened
+from clipkit.eval.templates import template
 from clipkit.eval.thumbnails import thumbnail
 from data_tools.stats import figures
 from data_tools.stats.aggregate import Stats
 
 _SIDE = 144  # pixels of a thumbnail's longer side
 _CAPTION = 160  # characters shown
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=lambda shown: printable(shown) if type(shown) is str else shown,
-)
+_PAGE = Path(__file__).with_name("stats.html.j2")
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ def page(stats: Stats, shards: Shards, command: str, decoded: bool) -> str:
         command: Makes the page again; shown at its foot.
         decoded: Whether images were decoded, not only their headers read.
     """
-    return _ENVIRONMENT.get_template("stats.html.j2").render(
+    return template(_PAGE).render(
         version=version("clipkit"),
         command=command,
         decoded=decoded,
