@@ -1,4 +1,4 @@
-"""The peer's script counts the batches behind the warm-up, and asks open_clip for what it measures."""
+"""The script counts the batches behind the warm-up, and asks open_clip for what it measures."""
 
 from __future__ import annotations
 
