@@ -65,6 +65,11 @@ class Batch(NamedTuple):
         )
 
 
+def base_name(name: str) -> str:
+    """ "text" of "text@fused": an embedding made from another keeps its name before the @."""
+    return name.partition("@")[0]
+
+
 def text_keys(tokens: Tensor) -> Tensor:
     """(b, M, L) int64 tokens -> (b, M) int64, equal for equal captions and else different: a linear
     hash modulo 2^64 with fixed random factors."""
@@ -78,6 +83,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         embeddings: Name -> (b, M, D), L2-normalised; one per view and text name (M = 1 for images).
+            What a head makes of "text" beside it is named "text@<something>".
         logit_scale: () fp32, exp already taken.
         logit_bias: () fp32 or None.
         per_sample: Name -> (b,) sums of per-sample losses, each with a "<name>_count" of its terms.
@@ -97,8 +103,9 @@ class Pair:
 
     Attributes:
         image: Name of the anchor embeddings of one side, M = 1.
-        text: Name of the other side, M = 1.
-        columns: Names of extra negatives of the image rows (hard negative captions).
+        text: Name of the other side, M = 1. The sides may change places: Pair("text", "image",
+            columns=("negative_image",)) gives the captions further images.
+        columns: Names of extra negatives of the first side (hard negative captions).
         weight: Factor of this pair's loss.
     """
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clipkit.contracts import Batch, Features, Pair
 from clipkit.data.samples import Sample
+from clipkit.retrieval.refinement import Refinement
 
 
 class Masters(Protocol):
@@ -33,7 +34,14 @@ class StepView(Protocol):
 
 
 class AddOn:
-    """Base of add-ons: every hook does nothing."""
+    """Base of add-ons: every hook does nothing.
+
+    Attributes:
+        freeze_towers: Whether only heads are trained; no parameter of the towers then is,
+            temperature and bias included.
+    """
+
+    freeze_towers: bool = False
 
     def sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """In the loader, on pixels and text; `rng` is a function of seed, step and row."""
@@ -67,6 +75,14 @@ class AddOn:
 
     def after_step(self, result: StepView) -> None:
         """After an applied optimizer step; not called for a skipped one."""
+
+    def metrics(self, result: StepView) -> dict[str, float]:
+        """Numbers for the log, of applied steps that are logged; equal on all ranks."""
+        return {}
+
+    def refinement(self) -> Refinement | None:
+        """What evaluation does to features of the towers, with the weights as they are now."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """JSON scalars, and tensors equal on all ranks or listed in `sharded_state`."""

@@ -225,8 +225,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         )  # so that loss.weight=2 has a kind
     for override in overrides:
         apply_override(tree, override)
-    if isinstance(tree.get("data"), dict):
-        tree["data"] = expand_variables(tree["data"], "data")
+    for section in ("data", "addons"):
+        if section in tree:
+            tree[section] = expand_variables(tree[section], section)
     if isinstance(tree.get("run"), dict) and "dir" in tree["run"]:
         tree["run"]["dir"] = expand_variables(tree["run"]["dir"], "run.dir")
     model = tree.get("model")

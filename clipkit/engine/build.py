@@ -73,6 +73,8 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
             f"model.lock: open_clip cannot lock {list(m.lock)} of {m.arch} with "
             f"model.unlocked_groups={m.unlocked_groups}: {error or 'not supported there'}"
         ) from None
+    if any(addon.freeze_towers for addon in addons):
+        towers.clip.requires_grad_(False)
     if m.gradient_checkpointing:
         towers.clip.set_grad_checkpointing(True)
     heads: dict[str, nn.Module] = {}

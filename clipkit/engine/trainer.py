@@ -31,6 +31,7 @@ from clipkit.eval.suite import checkpoint_facts
 from clipkit.eval.table import results_table
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.schedules import Schedule
+from clipkit.retrieval.refinement import Refinement
 from clipkit.towers.dual import FeatureEncoder
 
 
@@ -136,6 +137,8 @@ def report(run: Run, result: StepResult, rate: float) -> None:
         run.log.warn(f"step {run.step}: loss or gradient not finite; all ranks skipped this batch")
     if due(run.log_every, run.step) or not result.applied:
         terms = {f"train/{name}": value for name, value in result.terms.items()}
+        for addon in run.addons if result.applied else ():
+            terms |= {f"train/{name}": value for name, value in addon.metrics(result).items()}
         run.log.metrics(
             run.step,
             {
@@ -183,7 +186,9 @@ def evaluate(run: Run) -> None:
     model = run.strategy.model
     training = model.training
     model.eval()
-    embedder = Embedder(run.encoder, run.world, batch_size=run.eval_batch_size)
+    embedder = Embedder(
+        run.encoder, run.world, batch_size=run.eval_batch_size, refinements=refinements(run)
+    )
     results = [evaluator.run(embedder) for evaluator in run.evaluators]
     model.train(training)
     if results:
@@ -200,6 +205,16 @@ def evaluate(run: Run) -> None:
             )
             write_text(run.folder / "results.json", text)
             store_results(run, results)
+
+
+def refinements(run: Run) -> list[Refinement]:
+    """What the add-ons do to features, with their present weights."""
+    refining = [a for a in run.addons if type(a).refinement is not AddOn.refinement]
+    if not refining:
+        return []
+    with run.strategy.full_parameters():
+        found = [addon.refinement() for addon in refining]
+    return [refinement for refinement in found if refinement is not None]
 
 
 def store_results(run: Run, results: list[EvalResult]) -> None:

@@ -31,6 +31,7 @@ from clipkit.dist.collectives import gather_rows
 from clipkit.dist.group import World
 from clipkit.eval.base import NonFiniteResult
 from clipkit.eval.feature_cache import FeatureCache
+from clipkit.retrieval.refinement import Refinement
 from clipkit.towers.dual import FeatureEncoder
 
 _PART = 64  # batches a file of the cache holds
@@ -80,6 +81,7 @@ class Embedder:
         cache: Where features outlive the process; None keeps them in memory only.
         batch_size: Images encoded at once per rank.
         progress: Show a progress bar.
+        refinements: Applied to all features, in order. The cache holds features of before.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class Embedder:
         cache: FeatureCache | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        refinements: Sequence[Refinement] = (),
     ) -> None:
+        self.refinements = tuple(refinements)
         self.encoder, self.world, self.cache = encoder, world, cache
         self.batch_size, self.progress = batch_size, progress
         self._kept: dict[tuple[str, ...], Tensor] = {}
@@ -126,7 +130,10 @@ class Embedder:
             def encode(spans: list[tuple[int, int]]) -> Iterator[Tensor]:
                 return self._encode_images(source, view, spans)
 
-            self._kept[key] = self._embed(len(source), self.batch_size, encode, facts)
+            rows = self._embed(len(source), self.batch_size, encode, facts)
+            for refinement in self.refinements:
+                rows = refinement.image(rows)
+            self._kept[key] = rows
         return self._kept[key]
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -143,7 +150,10 @@ class Embedder:
             def encode(spans: list[tuple[int, int]]) -> Iterator[Tensor]:
                 return (self._encode_texts(list(texts[a:b])) for a, b in spans)
 
-            self._kept[key] = self._embed(len(texts), _TEXTS * self.batch_size, encode, facts)
+            rows = self._embed(len(texts), _TEXTS * self.batch_size, encode, facts)
+            for refinement in self.refinements:
+                rows = refinement.text(rows)
+            self._kept[key] = rows
         return self._kept[key]
 
     def _encode_images(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from clipkit.contracts import Features, Pair, Tiling
+from clipkit.contracts import Features, Pair, Tiling, base_name
 from clipkit.losses.link import softplus
 from clipkit.losses.strip import Channel, Sums, keeps_products
 from clipkit.losses.sweep import Side, Sweep
@@ -163,8 +163,9 @@ def negatives(
     keys: dict[str, Tensor] = {}
     if mask_duplicates:
         keys = {} if features.ids is None else {"id": features.ids}
-        if pair.text in features.text_keys:
-            keys["caption"] = features.text_keys[pair.text][:, 0]
+        for name in (base_name(pair.text), base_name(pair.image)):
+            if name in features.text_keys:
+                keys["caption"] = features.text_keys[name][:, 0]
     extra = [_extra_side(features, name, mask_duplicates) for name in pair.columns]
     columns = [features.local(name).flatten(0, 1) for name in pair.columns]  # (b * M, D)
     image, text = image.flatten(0, 1), text.flatten(0, 1)  # (b, D)
@@ -198,8 +199,8 @@ def _rank_of(features: Features) -> int:
 
 def _extra_side(features: Features, name: str, mask_duplicates: bool) -> Side:
     keys = {}
-    if mask_duplicates and name in features.text_keys:
-        keys = {"caption": features.text_keys[name].flatten()}
+    if mask_duplicates and base_name(name) in features.text_keys:
+        keys = {"caption": features.text_keys[base_name(name)].flatten()}
     mask = features.masks.get(name)
     return Side(
         features.local(name).flatten(0, 1).detach(), keys, None if mask is None else mask.flatten()
