@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipkit.contracts import Features
+from clipkit.contracts import Features, base_name
 from tests.tiny_model import tiny_batch
 
 
@@ -25,3 +25,7 @@ def test_features_gather_once_and_know_their_rows() -> None:
     assert features.all_mask("text").all() and features.all_mask("text").shape == (4, 2)
     features.masks = {"text": torch.zeros(4, 2, dtype=torch.bool)}
     assert not features.all_mask("text").any()
+
+
+def test_what_is_made_of_an_embedding_keeps_its_name_before_the_at() -> None:
+    assert [base_name(n) for n in ("text@fused", "text", "image@a@b")] == ["text", "text", "image"]

@@ -151,7 +151,7 @@ def test_unreadable_files(tmp_path):
     assert "cannot be read" in message(tmp_path / "latin.yaml")
 
 
-def test_variables_are_expanded_in_data_and_run_dir_only(tmp_path, monkeypatch):
+def test_variables_are_expanded_in_data_addons_and_run_dir_only(tmp_path, monkeypatch):
     monkeypatch.setenv("PLACE", "/here")
     path = write(
         tmp_path,
@@ -165,6 +165,18 @@ def test_variables_are_expanded_in_data_and_run_dir_only(tmp_path, monkeypatch):
         {"x": "/here/x"},
     )
     assert (config.model.arch, config.log.wandb_project) == ("${PLACE}", "${PLACE}")
+
+
+def test_variables_of_addons_are_expanded(monkeypatch):
+    monkeypatch.setenv("PLACE", "/here")
+    addons = [{"kind": "x", "memory": "${PLACE}/m", "k": 3}]
+    assert expand_variables(addons, "addons") == [{"kind": "x", "memory": "/here/m", "k": 3}]
+
+
+def test_an_unset_variable_of_an_addon_is_named(path, monkeypatch):
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    text = message(path, "addons=[{kind: ema, decay: '${NOT_THERE}'}]")
+    assert "addons.0.decay" in text and "${NOT_THERE}" in text
 
 
 def test_unset_variable_is_named_with_its_place(path, monkeypatch):
