@@ -128,7 +128,7 @@ class SampleReader:
             files[name] = members[found]
         needs_meta = self.hooks or self.captions.uses_json
         meta = _read_meta(members.get("json")) if needs_meta else {}
-        caption = self.captions.pick(members, meta, lambda: _derived(rng, "a caption"))
+        caption = self.captions.pick(members, meta, lambda: derived(rng, "a caption"))
         images = self._views(files.pop("image"), self.views, rng)
         for name, data in files.items():
             images |= self._views(data, {name: self.views["image"]}, rng)
@@ -145,7 +145,7 @@ class SampleReader:
         image = None if known else self._decode(data)
         height, width = known or image.shape[1:]  # type: ignore[union-attr]
         crops = {
-            name: view.draw(height, width, rng if name == "image" else _derived(rng, name))
+            name: view.draw(height, width, rng if name == "image" else derived(rng, name))
             for name, view in views.items()
         }
         if image is None:
@@ -164,7 +164,7 @@ class SampleReader:
         )
 
 
-def _derived(rng: np.random.Generator, name: str) -> np.random.Generator:
+def derived(rng: np.random.Generator, name: str) -> np.random.Generator:
     """A generator for one purpose: fixed by the seed of `rng`, not by what was drawn from it."""
     seed = cast(np.random.SeedSequence, rng.bit_generator.seed_seq)
     spawn_key = (*seed.spawn_key, zlib.crc32(name.encode()))
