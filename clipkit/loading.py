@@ -5,10 +5,8 @@ Needs torch, open_clip and safetensors; neither deepspeed, wandb nor faiss.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from clipkit.towers.build import (
     pretrained_preprocess,
 )
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
+from clipkit.towers.identity import facts_hash, weights_hash
 
 
 def is_export(path: str | Path) -> bool:
@@ -148,7 +147,6 @@ def load_encoder(
     """
     device = device or torch.device("cpu")
     towers = load_towers(path, nonscalar_logit_scale=True, arch=arch)
-    weights = _facts_hash({"arch": _architecture(towers), "state": state_hash(towers)})
     autocast = torch.bfloat16 if precision == "bf16" else None
     model = DualEncoder(towers.clip, mean=towers.mean, std=towers.std, autocast=autocast)
     model.to(device).eval()
@@ -162,36 +160,11 @@ def load_encoder(
         towers.preprocess,
         towers.tokenizer,
         device,
-        weights_hash=weights,
-        transform_hash=_facts_hash(towers.config["preprocess_cfg"]),
-        tokenizer_hash=_facts_hash(towers.config["model_cfg"]["text_cfg"]),
+        weights_hash=weights_hash(towers),
+        transform_hash=facts_hash(towers.config["preprocess_cfg"]),
+        tokenizer_hash=facts_hash(towers.config["model_cfg"]["text_cfg"]),
         precision=precision,
     )
-
-
-def _architecture(towers: Towers) -> dict[str, Any]:
-    """What turns weights into a function, without how they were first set."""
-    model_cfg: dict[str, Any] = towers.config["model_cfg"]
-    return {k: v for k, v in model_cfg.items() if not k.startswith("init_")}
-
-
-def state_hash(towers: Towers) -> str:
-    """Hash of the towers' named tensors: the same for a checkpoint and its export."""
-
-    def one(item: tuple[str, Tensor]) -> str:
-        name, tensor = item
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tensor.numel()}|".encode())
-        digest.update(flat.data)
-        return digest.hexdigest()
-
-    with ThreadPoolExecutor(max_workers=8) as pool:  # hashing leaves the interpreter lock
-        parts = pool.map(one, sorted(towers.clip.state_dict().items()))
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def _facts_hash(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def export(checkpoint: str | Path, out: str | Path) -> Path:
