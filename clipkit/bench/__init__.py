@@ -1,8 +1,9 @@
-"""Benchmarks: `clipkit bench loss|step|retrieval`. Ratios to peers measured in the same run.
+"""Benchmarks: `clipkit bench loss|step|retrieval|study`. Ratios to peers measured in the same run.
 
 `measure.py` starts a process per row and reads its clock and memory; `loss.py`, `step.py` and
 `retrieval.py` hold the implementations that are compared; `report.py` writes JSON lines, a table
-and a plot; `results/` keeps curated runs. May import everything below the command line.
+and a plot; `results/` keeps curated runs; `study/` compares what rows of commands give. May import
+everything below the command line.
 
 To add a row: a function in `IMPLEMENTATIONS` of `loss.py`, or a mode in `step.py`.
 """

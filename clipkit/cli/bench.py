@@ -1,4 +1,7 @@
-"""`clipkit bench loss|step|retrieval|loader`: cost beside peers, measured in the same run."""
+"""`clipkit bench loss|step|retrieval|loader`: cost beside peers, measured in the same run.
+
+`clipkit bench study` runs rows of commands and compares what they give.
+"""
 
 from __future__ import annotations
 
@@ -130,6 +133,52 @@ def loader(
     base = {**_base(1, "cpu"), "peer": peer}
     found = bench.rows(base, peer_python, samples)
     _collect("loader", found, base, as_json, out, _LOADER_COLUMNS)
+
+
+@app.command("study")
+def study(
+    file: Annotated[Path, typer.Argument(help="YAML file, as those in configs/studies.")],
+    seeds: Annotated[str | None, typer.Option(help="Run these only, comma-separated.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Run these only, comma-separated.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of its runs; default: runs/studies/<study>.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="CLIPKIT_DATA", help="Folder of the data sets, {data}.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Rows at once.")] = 1,
+    show: Annotated[
+        bool, typer.Option("--list", help="Print the commands and which are done; run none.")
+    ] = False,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Tabulate what is there; run nothing.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Folder that <study>.md and .jsonl are copied to.")
+    ] = None,
+) -> None:
+    """Run what a study lists and is not done yet, and tabulate it against its baselines.
+
+    A study compares rows of `clipkit` and `clipkit-data` commands over the same seeds. OUT/<study>
+    .md and .jsonl hold every seed, the mean, and the paired difference to each baseline with its
+    interval over test items, from all results in OUT.
+    """
+    from clipkit.bench.study.definition import load_study
+    from clipkit.bench.study.run import StudyRun
+
+    run = StudyRun(load_study(file), file, out or Path("runs/studies") / file.stem, data)
+    chains = run.chains(_names(rows), _names(seeds))
+    if show:
+        for line in run.listing(chains):
+            typer.echo(line)
+        return
+    if not table_only:
+        run.execute(chains, jobs, table)
+    typer.echo(run.tabulate(table))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def _numbers(sizes: str) -> list[int]:
