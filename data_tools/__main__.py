@@ -12,6 +12,7 @@ from data_tools.dedup.command import app as dedup
 from data_tools.embed import embed
 from data_tools.filter.command import filter_command
 from data_tools.index import index
+from data_tools.mixed import mixed
 from data_tools.reshard.command import reshard
 from data_tools.selection_formats import SOURCES
 from data_tools.stats.command import stats
@@ -109,6 +110,7 @@ app.command()(validate)
 app.command()(reshard)
 app.add_typer(dedup, name="dedup")
 app.command()(embed)
+app.command()(mixed)
 app.command("filter")(filter_command)
 app.command()(stats)
 
