@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from clipkit.contracts import Batch, Features, Pair
 from clipkit.data.samples import Sample
 from clipkit.retrieval.refinement import Refinement
+
+if TYPE_CHECKING:
+    from clipkit.data.sources import Source
+    from clipkit.towers.build import Towers
 
 
 class Masters(Protocol):
@@ -42,6 +46,12 @@ class AddOn:
     """
 
     freeze_towers: bool = False
+
+    def prepare(self, towers: Towers) -> None:
+        """Once, when the towers have their first weights and before heads are asked for."""
+
+    def check_data(self, sources: Sequence[Source]) -> None:
+        """Once, before training; no sources in streaming mode, whose samples have no numbers."""
 
     def sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """In the loader, on pixels and text; `rng` is a function of seed, step and row."""

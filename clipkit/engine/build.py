@@ -17,6 +17,7 @@ from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
 from clipkit.contracts import Tiling
+from clipkit.data.loader import IndexedLoader
 from clipkit.dist.env import RankEnv
 from clipkit.dist.group import World
 from clipkit.engine.bad_sample_report import forget_after
@@ -79,6 +80,7 @@ def build_model(config: RunConfig, addons: list[AddOn]) -> tuple[DualEncoder, To
         towers.clip.set_grad_checkpointing(True)
     heads: dict[str, nn.Module] = {}
     for addon in addons:
+        addon.prepare(towers)
         heads.update(addon.heads())
     precision = config.train.precision
     model = DualEncoder(
@@ -254,6 +256,8 @@ def build_run(config: RunConfig, world: World) -> Run:
     world.barrier()
     log = _build_log(config, folder, world)
     loader = build_loader(config, towers, addons, world)
+    for addon in addons:
+        addon.check_data(loader.sources if isinstance(loader, IndexedLoader) else [])
     log.total_steps = total = total_steps_of(config, loader)
     strategy = build_strategy(config, model, world)
     o, t = config.optim, config.train

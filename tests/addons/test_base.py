@@ -18,6 +18,7 @@ def test_every_hook_does_nothing():
     assert addon.heads() == {} and addon.frozen_models() == {}
     assert addon.pairs(pairs) is pairs
     assert addon.loss_terms(Features({"image": torch.ones(1, 1, 1)}, torch.ones(()))) == {}
+    assert addon.prepare(None) is None and addon.check_data([]) is None
     assert addon.start(None) is None and addon.after_step(None) is None
     assert addon.state_dict() == {} and addon.load_state_dict({}) is None
     assert list(addon.sharded_state()) == []

@@ -1,0 +1,73 @@
+"""The folder of neighbours: rows by sample, and whose it is."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipkit.addons.retrieval_fusion.head import FusionSettings
+from clipkit.addons.retrieval_fusion.neighbours import Neighbours
+from clipkit.errors import DataError
+from tests.addons.retrieval_fusion.memories import PlainMemory, write_neighbours
+
+COUNTS = [5, 3]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_neighbours(tmp_path / "n", PlainMemory(), COUNTS)
+
+
+def test_rows_of_a_sample(folder: Path) -> None:
+    own = Neighbours(folder)
+    assert (own.k, own.search, own.counts) == (4, "uni", COUNTS)
+    for side in ("image", "text"):
+        table = np.load(folder / f"{side}.npy")
+        assert all((own.rows(side, i, 3) == table[i, :3]).all() for i in range(8))
+    assert isinstance(own._rows["image"], np.memmap)
+    copy = pickle.loads(pickle.dumps(own))
+    assert not copy._rows and (copy.rows("text", 7, 4) == own.rows("text", 7, 4)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory", "message"),
+    [
+        ({"search": "cross"}, PlainMemory(), "found by search=uni, the add-on has search=cross"),
+        ({"k": 5}, PlainMemory(), "holds 4 neighbours of a sample, k is 5"),
+        ({}, PlainMemory(41), "of another memory"),
+        ({}, PlainMemory(weights_hash="other"), "of another memory"),
+    ],
+)
+def test_neighbours_that_do_not_fit(
+    folder: Path, settings: dict[str, object], memory: PlainMemory, message: str
+) -> None:
+    own = Neighbours(folder)
+    own.check(FusionSettings(16, k=4), PlainMemory())
+    with pytest.raises(DataError, match=message):
+        own.check(FusionSettings(16, **{"k": 4, **settings}), memory)  # type: ignore[arg-type]
+
+
+def test_other_shards(folder: Path) -> None:
+    own = Neighbours(folder)
+    own.check_counts(COUNTS)
+    with pytest.raises(DataError, match="5 samples in shard 0, there are 3.*data.train"):
+        own.check_counts(COUNTS[::-1])
+    with pytest.raises(DataError, match="2 shards, data.train has 3"):
+        own.check_counts([*COUNTS, 1])
+
+
+def test_damage(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neighbours.json: cannot be read .No such file"):
+        Neighbours(tmp_path / "nowhere")
+    np.save(folder / "text.npy", np.zeros((8, 5), dtype=np.int64))
+    with pytest.raises(DataError, match=r"text.npy: holds int64 \(8, 5\), not int64 \(8, 4\)"):
+        Neighbours(folder).rows("text", 0, 4)
+    (folder / "image.npy").write_bytes(b"junk")
+    with pytest.raises(DataError, match="image.npy: cannot be read"):
+        Neighbours(folder).rows("image", 0, 4)
+    (folder / "neighbours.json").write_text('{"k": 4}')
+    with pytest.raises(DataError, match="neighbours.json: is damaged"):
+        Neighbours(folder)
