@@ -14,6 +14,7 @@ from data_tools.filter.command import filter_command
 from data_tools.index import index
 from data_tools.mixed import mixed
 from data_tools.reshard.command import reshard
+from data_tools.scenes.command import scenes
 from data_tools.selection_formats import SOURCES
 from data_tools.stats.command import stats
 from data_tools.validate.command import validate
@@ -113,6 +114,7 @@ app.command()(embed)
 app.command()(mixed)
 app.command("filter")(filter_command)
 app.command()(stats)
+app.command()(scenes)
 
 
 def main() -> None:
