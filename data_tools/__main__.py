@@ -11,6 +11,7 @@ from data_tools.build.command import build
 from data_tools.dedup.command import app as dedup
 from data_tools.embed import embed
 from data_tools.filter.command import filter_command
+from data_tools.holdout import holdout_command
 from data_tools.index import index
 from data_tools.mixed import mixed
 from data_tools.reshard.command import reshard
@@ -113,6 +114,7 @@ app.add_typer(dedup, name="dedup")
 app.command()(embed)
 app.command()(mixed)
 app.command("filter")(filter_command)
+app.command("holdout")(holdout_command)
 app.command()(stats)
 app.command()(scenes)
 
