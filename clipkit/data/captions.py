@@ -86,12 +86,8 @@ class CaptionRule:
         groups: list[list[str]] = []  # good captions of each key
         cause = ""
         for key in self.keys:
-            good: list[str] = []
-            for candidate in self._candidates(key, members, meta):
-                try:
-                    good.append(_text(candidate))
-                except BadSample as error:
-                    cause = cause or error.cause
+            good, problem = self._usable(key, members, meta)
+            cause = cause or problem
             groups.append(good)
             if good and self.rule == "first":
                 return good[0]
@@ -102,6 +98,23 @@ class CaptionRule:
             groups = [self._weighted(groups, rng)]
         captions = [caption for group in groups for caption in group]
         return captions[int(rng().integers(len(captions))) if len(captions) > 1 else 0]
+
+    def every(self, members: dict[str, bytes], meta: dict[str, Any]) -> list[str]:
+        """All captions of this sample that can be used, whichever would be drawn."""
+        return [text for key in self.keys for text in self._usable(key, members, meta)[0]]
+
+    def _usable(
+        self, key: str, members: dict[str, bytes], meta: dict[str, Any]
+    ) -> tuple[list[str], str]:
+        """Captions of one key, and the cause of the first that cannot be used."""
+        good: list[str] = []
+        cause = ""
+        for candidate in self._candidates(key, members, meta):
+            try:
+                good.append(clean(candidate))
+            except BadSample as error:
+                cause = cause or error.cause
+        return good, cause
 
     def _weighted(
         self, groups: list[list[str]], rng: Callable[[], np.random.Generator]
@@ -126,7 +139,12 @@ class CaptionRule:
         return list(data.split(b"\n")) if self.lines else [data]
 
 
-def _text(candidate: bytes | str) -> str:
+def clean(candidate: bytes | str) -> str:
+    """A caption as the tokenizer may have it, without space at its ends.
+
+    Raises:
+        BadSample: Empty, too long or no UTF-8.
+    """
     try:
         data = candidate.encode("utf-8") if isinstance(candidate, str) else candidate
         if len(data) > _MAX_CAPTION:

@@ -41,6 +41,7 @@ class Sample:
         meta: The sample's json member, {} if it has none.
         id: Number over the data set.
         key: Its name in the shard.
+        captions: All usable captions of its image; "text" is one of them.
     """
 
     images: dict[str, Tensor]
@@ -50,6 +51,7 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)
     id: int = 0
     key: str = ""
+    captions: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -133,6 +135,8 @@ class SampleReader:
         for name, data in files.items():
             images |= self._views(data, {name: self.views["image"]}, rng)
         sample = Sample(images, {"text": [caption]}, meta=meta, id=sample_id, key=key)
+        if self.hooks:
+            sample.captions = self.captions.every(members, meta)
         for hook in self.hooks:
             sample = hook(sample, rng)
         return sample

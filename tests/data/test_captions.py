@@ -133,3 +133,10 @@ def test_keys_that_name_nothing(key):
 def test_weights_that_mean_nothing(weights):
     with pytest.raises(ConfigError, match=r"data\.caption_weights"):
         CaptionRule(("txt", "json.a"), "weighted", weights)
+
+
+def test_every_usable_caption_whatever_the_rule():
+    rule = CaptionRule(("1.txt", "json.all", "2.txt", "none"), lines=True)
+    members = {"1.txt": b"first\n\nsecond", "2.txt": b"\xff"}
+    assert rule.every(members, META) == ["first", "second", "one", "two", "three"]
+    assert CaptionRule(("none",)).every({}, {}) == []

@@ -103,6 +103,12 @@ def test_hooks_run_in_order_with_metadata_and_the_samples_generator():
     assert seen == again
 
 
+def test_hooks_see_all_captions_of_the_image():
+    reader = SampleReader(views(), caption_keys=("1.txt", "2.txt"), hooks=(lambda s, _: s,))
+    sample = reader.read({"png": PNG, "1.txt": b"a", "2.txt": b"b"}, 0, rng())
+    assert sample.texts["text"] == ["a"] and sample.captions == ["a", "b"]
+
+
 @pytest.mark.parametrize("meta", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
 def test_broken_metadata_is_no_metadata(meta):
     reader = SampleReader(views(), hooks=(lambda s, _: s,))

@@ -1,8 +1,9 @@
-"""Hard negatives: captions, and images, that are nearly right become further columns of the loss.
+"""Hard negatives: captions and images that are nearly right become further columns of the loss.
 
-texts.py draws a caption's negatives, true_captions.py masks those that are true of another image of
-the batch, pairs.py says which embeddings meet. The loss itself is whatever the run has. May import
-what an add-on may; the rules that edit a caption are in data/negatives.
+texts.py draws a caption's negatives, phrases.py reads what they must not name, true_captions.py
+masks those that are true of another image of the batch, pairs.py says which embeddings meet. The
+loss is whatever the run has. The rules that edit a caption are in data/negatives; that near
+neighbours share a batch is a matter of data.hard_batches. May import what an add-on may.
 """
 
 from __future__ import annotations
@@ -11,54 +12,141 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch.distributed as torch_dist
 
 from clipkit.addons.base import AddOn, Masters
-from clipkit.addons.hard_negatives.pairs import harden
+from clipkit.addons.hard_negatives.pairs import Form, harden
+from clipkit.addons.hard_negatives.phrases import read_phrases
 from clipkit.addons.hard_negatives.texts import TextNegatives
-from clipkit.contracts import Pair
+from clipkit.addons.hard_negatives.true_captions import mask_true_captions
+from clipkit.contracts import Batch, Pair
 from clipkit.data.samples import Sample
 from clipkit.errors import ConfigError
 
+_VIEW = "negative_image"
+
 
 class HardNegatives(AddOn):
-    """Negative captions as columns (NegCLIP, https://arxiv.org/abs/2210.01936).
+    """Negative captions as columns of the images: NegCLIP, https://arxiv.org/abs/2210.01936.
 
-    A sample's negatives are texts "negative" (K each, padded with the caption itself, masked).
+    A sample's negatives are its texts "negative", K of them, padded with the caption itself, which
+    is masked. Never a column: a caption of the same image, or the caption of an image of the global
+    batch. Negative images are the view "negative_image", see `data.image_members`.
 
     Args:
         count: Negatives of each caption, K.
         source: rules: made from the caption. json: drawn from the sample's json field "negatives".
             both: ready-made ones first.
+        kinds: What the rules change; null: all.
+        styles: How: by another word, or two words of the caption exchanged; null: both.
+        tagger: Whether a part-of-speech tagger helps the rules.
+        tags: Ready-made negatives whose entry in "negative_tags" is one of these; null: all.
+        forbid: Phrases no negative may name, such as combinations held out of training.
+        forbid_file: A file of more: one a line, or a JSON file's list "held_out".
+        weight: w of (1 - w) * loss without negatives + w * loss with them, 0 to 1.
+        image_negatives: Negative images are columns of the captions; the loss is then the mean of
+            both directions' NegCLIP.
+        triplet: TripletCLIP, https://arxiv.org/abs/2411.02545: the negative image and its caption,
+            the first of "negatives", are a second pair. The sum of two losses: halve the lr.
     """
 
     def __init__(
-        self, *, count: int = 1, source: Literal["rules", "json", "both"] = "rules"
+        self,
+        *,
+        count: int = 1,
+        source: Literal["rules", "json", "both"] = "rules",
+        kinds: list[
+            Literal[
+                "object", "attribute", "color", "size", "number", "relation", "spatial", "order"
+            ]
+        ]
+        | None = None,
+        styles: list[Literal["replace", "swap"]] | None = None,
+        tagger: bool = False,
+        tags: list[str] | None = None,
+        forbid: tuple[str, ...] = (),
+        forbid_file: str | None = None,
+        weight: float = 1.0,
+        image_negatives: bool = False,
+        triplet: bool = False,
     ) -> None:
-        if count < 1:
-            raise ConfigError(f"addons.hard_negatives.count={count}: choose at least 1")
-        self.count, self.source = count, source
+        self.count, self.source, self.tags, self.weight = count, source, tags, weight
+        self.kinds, self.styles, self.tagger = kinds, styles, tagger
+        self.forbid, self.forbid_file = tuple(forbid), forbid_file
+        self.form: Form = "triplet" if triplet else "both" if image_negatives else "texts"
+        self._check(image_negatives and triplet)
+
+    def _check(self, two_forms: bool) -> None:
+        wrong = ""
+        if self.count < 1:
+            wrong = f"count={self.count}: choose at least 1"
+        elif not 0 <= self.weight <= 1:
+            wrong = f"weight={self.weight}: choose 0 <= weight <= 1"
+        elif two_forms:
+            wrong = "image_negatives and triplet are two forms; choose one"
+        elif self.form == "triplet" and self.count != 1:
+            wrong = f"count={self.count}: a triplet has one negative caption; set count: 1"
+        elif self.form == "triplet" and self.source != "json":
+            wrong = (
+                f"source={self.source}: only a ready-made caption is true of the negative image of "
+                f"a triplet; set source: json"
+            )
+        elif self.source == "rules" and self.tags is not None:
+            wrong = "tags choose among ready-made negatives; set source: json or both"
+        elif self.source == "json" and (self.kinds or self.styles or self.tagger):
+            wrong = "kinds, styles and tagger are of rules; set source: rules or both"
+        elif self.form == "triplet" and self.tags is not None:
+            wrong = "tags: a triplet takes the first negative whatever its tag; leave tags out"
+        if wrong:
+            raise ConfigError(f"addons.hard_negatives.{wrong}")
 
     @cached_property
     def texts(self) -> TextNegatives:
         """Draws captions."""
+        forbid = self.forbid
+        if self.forbid_file is not None:
+            forbid += read_phrases(self.forbid_file)
         editor = None
-        if self.source != "json":
-            from clipkit.data.negatives import CaptionEditor
+        if self.source != "json" or forbid:
+            from clipkit.data.negatives import KINDS, CaptionEditor
 
-            editor = CaptionEditor()
-        return TextNegatives(self.count, ready_made=self.source != "rules", editor=editor)
+            styles = self.styles or ("replace", "swap")
+            editor = CaptionEditor(self.kinds or KINDS, styles, tagger=self.tagger, forbid=forbid)
+        return TextNegatives(
+            self.count,
+            source=self.source,
+            tags=self.tags,
+            editor=editor,
+            first_or_none=self.form == "triplet",
+        )
 
     def start(self, strategy: Masters) -> None:
-        """A bad setting is reported here, not by a worker."""
-        self.texts  # noqa: B018
+        """A missing file or a bad rule is reported here and not by a worker."""
+        if self.weight:
+            self.texts  # noqa: B018
 
     def sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Draw this caption's negatives."""
+        if not self.weight:
+            sample.images.pop(_VIEW, None)
+            return sample
         return self.texts.add_to(sample, rng)
 
+    def transform_batch(self, batch: Batch) -> Batch:
+        """Mask negatives that are the caption of an image of the global batch."""
+        if not self.weight:
+            return batch
+        if self.form != "texts" and _VIEW not in batch.images:
+            raise ConfigError(
+                "addons.hard_negatives: samples have no negative image; name its member, e.g. "
+                "data.image_members: {negative_image: [neg.jpg]}"
+            )
+        world_size = torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+        return mask_true_captions(batch, world_size, both_ways=self.form == "triplet")
+
     def pairs(self, pairs: list[Pair]) -> list[Pair]:
-        """Columns for every pair whose text is "text"."""
-        return harden(pairs)
+        """Columns for every pair with an unrefined side."""
+        return harden(pairs, self.weight, self.form)
 
 
 PART = HardNegatives
