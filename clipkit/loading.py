@@ -1,24 +1,28 @@
 """For people who only want the model: load() a checkpoint, export() it for open_clip.
 
-Needs torch, open_clip and safetensors; neither deepspeed, wandb nor faiss.
+Needs torch, open_clip and safetensors; neither deepspeed nor wandb, and faiss only for a memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import open_clip
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from clipkit.checkpoint.files import flush, sha256, share, write_text
+from clipkit.checkpoint.heads import heads_reader, write_heads
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.verify import MANIFEST, find_checkpoint, read_json
+from clipkit.checkpoint.verify import MANIFEST, checkpoint_step, find_checkpoint, read_json
 from clipkit.contracts import Batch, Outputs
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.retrieval.calibration import Centring, Shift, load_calibration
+from clipkit.retrieval.refinement import Refinement
 from clipkit.towers.arch import read_arch
 from clipkit.towers.build import (
     CONFIG_NAME,
@@ -32,6 +36,9 @@ from clipkit.towers.build import (
 )
 from clipkit.towers.dual import DualEncoder, FeatureEncoder
 from clipkit.towers.identity import facts_hash, weights_hash
+
+Method = Literal["head", "prototype"]
+Sides = Literal["both", "image", "text"]
 
 
 def is_export(path: str | Path) -> bool:
@@ -111,23 +118,181 @@ def _load_weights_file(path: Path, nonscalar_logit_scale: bool, arch: str | None
 
 
 def load(
-    path: str | Path, *, device: str | torch.device = "cpu"
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    calibration: bool | str | Path | None = None,
+    memory: str | Path | Sequence[str] | None = None,
+    fusion: Method = "head",
+    refine: Sides | None = None,
+    shift: float | None = None,
 ) -> tuple[nn.Module, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
     """Load a trained model for use.
+
+    With a calibration or a memory, `encode_image` and `encode_text` of the model (and all of
+    open_clip that calls them) give refined features: fp32, of unit length whatever is asked for.
 
     Args:
         path: A run folder, a checkpoint folder inside it, or an exported folder.
         device: Where the model goes.
+        calibration, memory, shift: As in `refinements_of`.
+        fusion: `method` of `refinements_of`.
+        refine: `sides` of `refinements_of`.
 
     Returns:
         (model, preprocess, tokenizer): an open_clip model in eval mode with `encode_image` and
         `encode_text`, a PIL image -> (3, H, W) transform, and list of str -> (n, L) tokens.
 
     Raises:
-        CheckpointError: Nothing there, or damaged; names the file.
+        CheckpointError: Nothing there, or damaged; names the file. As `refinements_of`.
     """
-    towers = load_towers(path)
-    return towers.clip.to(device), towers.preprocess, towers.tokenizer
+    _check_options(calibration, memory, fusion, refine, shift)
+    if not calibration and memory is None:
+        towers = load_towers(path)
+        return towers.clip.to(device), towers.preprocess, towers.tokenizer
+    place = resolve(path)  # a run in training may get a newer checkpoint meanwhile
+    towers = load_towers(place)
+    model: Any = towers.clip.to(device)
+    model.__class__ = _REFINED[type(model)]
+    model.refinements = refinements_of(
+        place,
+        calibration=calibration,
+        memory=memory,
+        method=fusion,
+        sides=refine,
+        shift=shift,
+        weights=weights_hash(towers),
+    )
+    return model, towers.preprocess, towers.tokenizer
+
+
+class _Refined:
+    """Refined features wherever open_clip asks for features. A mixin for its classes."""
+
+    refinements: list[Refinement]
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """(n, D) fp32 unit."""
+        rows: Tensor = super().encode_image(image, normalize=True)  # type: ignore[misc]
+        for refinement in self.refinements:
+            rows = refinement.image(rows.float())
+        return rows
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """(n, D) fp32 unit."""
+        rows: Tensor = super().encode_text(text, normalize=True)  # type: ignore[misc]
+        for refinement in self.refinements:
+            rows = refinement.text(rows.float())
+        return rows
+
+
+class _RefinedCLIP(_Refined, open_clip.CLIP):
+    """open_clip's CLIP with refined features."""
+
+
+class _RefinedCustomTextCLIP(_Refined, open_clip.CustomTextCLIP):
+    """open_clip's CustomTextCLIP with refined features."""
+
+
+_REFINED: dict[type, type] = {
+    open_clip.CLIP: _RefinedCLIP,
+    open_clip.CustomTextCLIP: _RefinedCustomTextCLIP,
+}
+
+
+def calibration_path(path: str | Path) -> Path:
+    """Where the calibration of a run (whichever of its checkpoints) or of an export lies.
+
+    Raises:
+        ConfigError: A weights file or a tag, which has no folder of its own.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        raise ConfigError(f"{place}: is no folder that keeps a calibration; name the file")
+    if checkpoint_step(place) is not None and place.resolve().parent.name == "checkpoints":
+        place = place.resolve().parent.parent
+    return place / "calibration.safetensors"
+
+
+def refinements_of(
+    path: str | Path,
+    *,
+    calibration: bool | str | Path | None = None,
+    memory: str | Path | Sequence[str] | None = None,
+    method: Method = "head",
+    sides: Sides | None = None,
+    shift: float | None = None,
+    arch: str | None = None,
+    weights: str | None = None,
+) -> list[Refinement]:
+    """What is to be done to a checkpoint's features: a memory's evidence first, then centring.
+
+    Args:
+        path: As in `load_towers`.
+        calibration: File of `clipkit calibrate`; True: the one beside the checkpoint.
+        memory: Folder of `clipkit-data memory build`, or several.
+        method: With a memory, "head": as the trained heads of the checkpoint do; "prototype":
+            a feature becomes the mean of its neighbours, nothing trained.
+        sides: Features that the memory refines; None: both by heads, texts by prototypes.
+        shift: Weight of a shift along the gap, in place of centring.
+        arch: As in `load_towers`.
+        weights: The model's weights hash, where it is known; else the weights are read for it.
+
+    Raises:
+        CheckpointError: Calibration or memory of other weights, or no heads in the checkpoint.
+        ConfigError: An option without what it is for.
+    """
+    _check_options(calibration, memory, method, sides, shift)
+    if not calibration and memory is None:
+        return []
+    place = resolve(path, arch)
+    if weights is None:
+        weights = weights_hash(load_towers(place, arch=arch))
+    found: list[Refinement] = []
+    if memory is not None:
+        found.append(_from_memory(place, memory, weights, method, sides))
+    if calibration:
+        file = calibration_path(place) if calibration is True else Path(calibration)
+        fitted = load_calibration(file, weights)
+        fitted.check(weights, [refinement.name for refinement in found], str(file))
+        found.append(Centring(fitted) if shift is None else Shift(fitted, shift))
+    return found
+
+
+def _check_options(
+    calibration: object, memory: object, method: str, sides: str | None, shift: float | None
+) -> None:
+    if method not in ("head", "prototype"):
+        raise ConfigError(f"fusion '{method}': choose head or prototype")
+    if sides not in (None, "both", "image", "text"):
+        raise ConfigError(f"refine '{sides}': choose both, image or text")
+    if memory is None and (method != "head" or sides):
+        raise ConfigError("fusion and refine are done with a memory; give --memory (memory=...)")
+    if shift is not None and not calibration:
+        raise ConfigError("a shift needs means; give --calibration (calibration=...)")
+
+
+def _from_memory(
+    place: Path,
+    memory: str | Path | Sequence[str],
+    weights: str,
+    method: str,
+    sides: Sides | None,
+) -> Refinement:
+    from clipkit.addons.retrieval_fusion import Fusion, Prototype, heads_of
+    from clipkit.retrieval.memory import open_memory
+
+    opened = open_memory(memory, weights)
+    if method == "prototype":
+        return Prototype(opened, sides=sides or "text")
+    reader = heads_reader(place)
+    heads = heads_of(reader) if reader else None
+    if heads is None:
+        raise CheckpointError(
+            f"{place}: has no fusion heads; train with the retrieval_fusion add-on, or give "
+            f"--fusion prototype (fusion='prototype')"
+        )
+    return Fusion(heads, opened, sides=sides or "both")
 
 
 def load_encoder(
@@ -170,7 +335,8 @@ def load_encoder(
 def export(checkpoint: str | Path, out: str | Path) -> Path:
     """Write a checkpoint in open_clip's layout.
 
-    Read it with `open_clip.create_model_and_transforms("local-dir:OUT")`.
+    Read it with `open_clip.create_model_and_transforms("local-dir:OUT")`. Trained heads of add-ons
+    lie beside, for clipkit alone.
 
     Args:
         checkpoint: A run folder or a checkpoint folder.
@@ -197,7 +363,7 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     write_text(out / CONFIG_NAME, json.dumps(reader.config, indent=1))
     files = {
         p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
-        for p in (weights, out / CONFIG_NAME)
+        for p in (weights, out / CONFIG_NAME, *write_heads(reader, out))
     }
     write_text(out / MANIFEST, json.dumps({"format": "clipkit-1", "files": files}, indent=1))
     return out

@@ -10,5 +10,6 @@
 Kinds: "weight" (fp32), "exp_avg", "exp_avg_sq", "buffer", "addon". A range is one of elements of
 the flattened tensor. Written to a temporary folder and renamed, so a crash leaves whole checkpoints
 only; no pickle anywhere. Lives here: `write.py`, `read.py`, `verify.py` (manifest, newest valid),
-`files.py` (fsync, atomic text). Imports `contracts`, `config`, `dist`, `errors`.
+`heads.py` (trained heads beside an export), `files.py` (fsync, atomic text). Imports `contracts`,
+`config`, `dist`, `errors`.
 """

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.cli.on_ranks import run_on_ranks
+from clipkit.cli.refine import (
+    CalibrationOption,
+    FusionOption,
+    MemoryOption,
+    RefineOption,
+    RefineOptions,
+    ShiftOption,
+)
 
 if TYPE_CHECKING:
     from clipkit.dist.group import World
@@ -47,23 +55,30 @@ def embed(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a folder of other embeddings.")
     ] = False,
+    calibration: CalibrationOption = None,
+    memory: MemoryOption = None,
+    fusion: FusionOption = "head",
+    refine: RefineOption = None,
+    shift: ShiftOption = None,
 ) -> None:
     """Write image and caption features of shards in clip-retrieval's layout.
 
     OUT holds img_emb/ and text_emb/ (float16 .npy), metadata/ (.parquet) and index.json. The same
     command on a complete OUT does nothing; an interrupted one goes on from the cache. Samples
-    without a usable image are left out and counted.
+    without a usable image are left out and counted. Refined features say so in index.json.
     """
     from clipkit.eval.embedding_pass import PassSettings
     from clipkit.eval.feature_cache import default_folder
 
     kept = None if no_cache else cache or default_folder()
     settings = PassSettings(out, arch, batch_size, rows_per_file, max_bad_fraction, kept, overwrite)
-    run_on_ranks(partial(_embed, settings, checkpoint, shards, split, precision), device)
+    options = RefineOptions(calibration, memory, fusion, refine, shift)
+    run_on_ranks(partial(_embed, settings, options, checkpoint, shards, split, precision), device)
 
 
 def _embed(
     settings: PassSettings,
+    options: RefineOptions,
     checkpoint: Path,
     shards: list[str],
     split: str,
@@ -82,6 +97,7 @@ def _embed(
             place, device=world.device, arch=settings.arch, precision=precision
         )
 
-    line = run_pass(find_shards(shards, split), load, world, settings)
+    refine = partial(options.build, arch=settings.arch)
+    line = run_pass(find_shards(shards, split), load, world, settings, refine)
     if world.is_main:
         print(line)

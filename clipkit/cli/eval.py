@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,14 @@ from clipkit.cli.eval_report import report
 from clipkit.cli.eval_sets import ls, validate
 from clipkit.cli.eval_watch import watch
 from clipkit.cli.on_ranks import run_on_ranks
+from clipkit.cli.refine import (
+    CalibrationOption,
+    FusionOption,
+    MemoryOption,
+    RefineOption,
+    RefineOptions,
+    ShiftOption,
+)
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from clipkit.dist.group import World
     from clipkit.eval.suite import ModelFacts
     from clipkit.eval.tasks import Job
+    from clipkit.retrieval.refinement import Refinement
     from clipkit.towers.dual import FeatureEncoder
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints; compare, report, gate.")
@@ -68,11 +78,20 @@ def run(
     no_cache: NoCache = False,
     force: Force = False,
     extensions: Extensions = [],  # noqa: B006
+    calibration: CalibrationOption = None,
+    memory: MemoryOption = None,
+    fusion: FusionOption = "head",
+    refine: RefineOption = None,
+    shift: ShiftOption = None,
 ) -> None:
-    """Run tasks on checkpoints; each model is loaded once, each image embedded once."""
+    """Run tasks on checkpoints; each model is loaded once, each image embedded once.
+
+    Results of refined features lie in a folder of their own, OUT/<checkpoint>+<refinements>/.
+    """
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision '{precision}': choose fp32 or bf16")
     kept = None if no_cache else cache_folder(cache)
+    options = RefineOptions(calibration, memory, fusion, refine, shift)
     settings = Settings(out, arch, precision, batch_size, kept, force)
 
     def work(world: World) -> None:
@@ -81,7 +100,8 @@ def run(
         writable(out)
         for place, facts in models:
             encoder = settings.load(place, world)
-            settings.evaluate(encoder, facts, jobs, world)
+            refinements = options.build(place, encoder, arch)
+            settings.evaluate(encoder, facts, jobs, world, refinements)
 
     run_on_ranks(work, device)
 
@@ -112,20 +132,33 @@ class Settings:
         return encoder
 
     def evaluate(
-        self, encoder: FeatureEncoder, facts: ModelFacts, jobs: list[Job], world: World
+        self,
+        encoder: FeatureEncoder,
+        facts: ModelFacts,
+        jobs: list[Job],
+        world: World,
+        refinements: Sequence[Refinement] = (),
     ) -> None:
         """Run all jobs on a loaded model and print its table."""
         from clipkit.cli.console import table_console
         from clipkit.eval.embed import Embedder
         from clipkit.eval.feature_cache import FeatureCache
-        from clipkit.eval.suite import run_jobs
+        from clipkit.eval.suite import refined_facts, run_jobs, scored_calibrations
         from clipkit.eval.table import stored_table
 
         start = time.perf_counter()
         features = FeatureCache(self.cache) if self.cache else None
         embedder = Embedder(
-            encoder, world, cache=features, batch_size=self.batch_size, progress=True
+            encoder,
+            world,
+            cache=features,
+            batch_size=self.batch_size,
+            progress=True,
+            refinements=refinements,
         )
+        facts = refined_facts(facts, refinements)
+        for note in scored_calibrations(jobs, refinements) if world.is_main else ():
+            typer.echo(f"clipkit: warning: {note}", err=True)
         found = []
         for result, fresh in run_jobs(jobs, embedder, facts, self.out, force=self.force):
             found.append(result)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from clipkit.cli import bench, embed, export, list_parts, search, train, verify
+from clipkit.cli import bench, calibrate, embed, export, list_parts, search, train, verify
 from clipkit.cli import eval as eval_command
 from clipkit.errors import ClipkitError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("export")(export.export_command)
 app.command("embed")(embed.embed)
+app.command("calibrate")(calibrate.calibrate)
 app.command("search")(search.search)
 app.command("verify")(verify.verify)
 app.command("list")(list_parts.list_parts)

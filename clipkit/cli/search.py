@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.cli.refine import (
+    CalibrationOption,
+    FusionOption,
+    MemoryOption,
+    RefineOption,
+    RefineOptions,
+    ShiftOption,
+)
 from clipkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
+    from clipkit.eval.embed import Embedder
     from clipkit.eval.embedding_folder import EmbeddingFolder
     from clipkit.eval.embedding_search import Hit
 
@@ -47,8 +55,17 @@ def search(
         typer.Option("--json", help="Print one JSON object a line; a sheet only with --html."),
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    calibration: CalibrationOption = None,
+    memory: MemoryOption = None,
+    fusion: FusionOption = "head",
+    refine: RefineOption = None,
+    shift: ShiftOption = None,
 ) -> None:
-    """Print the samples closest to a text or an image, and write a contact sheet of them."""
+    """Print the samples closest to a text or an image, and write a contact sheet of them.
+
+    An index of refined features is searched with the same options it was written with. A text is
+    centred by the mean of queries.
+    """
     if on not in ("image", "text"):
         raise ConfigError(f"--on '{on}': choose image or text")
     if (query is None) == (image is None):
@@ -61,7 +78,13 @@ def search(
     folder = open_embeddings(index)
     folder.check_side(on)
     picture = embedding_search.open_query_image(image) if image is not None else None
-    feature = _encode(folder, query, picture, checkpoint, arch, allow_other_weights, device)
+    options = RefineOptions(calibration, memory, fusion, refine, shift)
+    model = _load(folder, checkpoint, arch, allow_other_weights, options, device)
+    feature = (
+        embedding_search.encode_image(model, picture)
+        if picture is not None
+        else embedding_search.encode_text(model, query or "")
+    )
     hits = embedding_search.search(folder, feature, top, on)
     if as_json:
         for hit in hits:
@@ -73,20 +96,19 @@ def search(
         _write_sheet(html or index / SHEET, html is None, title, hits, picture, folder)
 
 
-def _encode(
+def _load(
     folder: EmbeddingFolder,
-    query: str | None,
-    picture: Image | None,
     checkpoint: Path | None,
     arch: str | None,
     any_weights: bool,
+    options: RefineOptions,
     device: str,
-) -> Tensor:
-    """(D,) feature of the query, from the weights the index was written with."""
+) -> Embedder:
+    """The model for queries: the weights and refinements the index was written with."""
     from clipkit.dist.group import World, pick_device
     from clipkit.eval.embed import Embedder
-    from clipkit.eval.embedding_search import encode_image, encode_text
     from clipkit.loading import load_encoder
+    from clipkit.retrieval.calibration import Centring
 
     place = checkpoint or Path(folder.facts["checkpoint"])
     arch = arch or (folder.facts.get("arch") if checkpoint is None else None)
@@ -107,8 +129,11 @@ def _encode(
             f"{place}: its weights are not those that {folder.root} was written with; give the "
             f"right --checkpoint, embed again, or --allow-other-weights"
         )
-    model = Embedder(encoder, world, batch_size=1)
-    return encode_image(model, picture) if picture is not None else encode_text(model, query or "")
+    refinements = options.build(place, encoder, arch)
+    remedy = "give the --calibration and --memory options it was written with, or embed again"
+    folder.check_refinements([r.name for r in refinements], remedy)
+    asking = [r.for_queries() if isinstance(r, Centring) else r for r in refinements]
+    return Embedder(encoder, world, batch_size=1, refinements=asking)
 
 
 def _print_table(hits: list[Hit]) -> None:

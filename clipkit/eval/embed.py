@@ -99,6 +99,17 @@ class Embedder:
         self.batch_size, self.progress = batch_size, progress
         self._kept: dict[tuple[str, ...], Tensor] = {}
 
+    def refined_by(self, refinements: Sequence[Refinement]) -> Embedder:
+        """The same model and cache, with other refinements."""
+        return Embedder(
+            self.encoder,
+            self.world,
+            cache=self.cache,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            refinements=refinements,
+        )
+
     @cached_property
     def logit_scale(self) -> float:
         """The model's learned scale of cosines, exp'd."""

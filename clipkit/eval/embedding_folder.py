@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 
-from clipkit.errors import DataError
+from clipkit.errors import CheckpointError, DataError
 
 FORMAT = "clipkit-embeddings-1"
 INDEX = "index.json"
@@ -86,6 +86,24 @@ class EmbeddingFolder:
     def file_rows(self) -> list[int]:
         """Rows of each file."""
         return [int(n) for n in self.facts["file_rows"]]
+
+    @property
+    def refinements(self) -> list[str]:
+        """Names of what was done to the features after the towers, in order."""
+        return [str(name) for name in self.facts.get("refinements", [])]
+
+    def check_refinements(self, names: Sequence[str], remedy: str) -> None:
+        """See that features refined so may be compared with those here.
+
+        Raises:
+            CheckpointError: They are refined otherwise; names both.
+        """
+        if self.refinements != list(names):
+            here, there = (" + ".join(n) or "none" for n in (self.refinements, names))
+            raise CheckpointError(
+                f"{self.root}: its features were refined by {here}, those of the checkpoint by "
+                f"{there}; {remedy}"
+            )
 
     def sides(self) -> tuple[str, ...]:
         """ "image", and "text" where there are captions."""
@@ -199,7 +217,8 @@ def open_embeddings(root: str | Path) -> EmbeddingFolder:
         raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DataError(f"{path}: is no index of clipkit embed; write one with clipkit embed")
-    for name, kind in _NEEDED.items():
+    needed = {**_NEEDED, **({"refinements": list} if "refinements" in facts else {})}
+    for name, kind in needed.items():
         if not isinstance(facts.get(name), kind):
             raise DataError(f"{path}: '{name}' is missing or damaged; write it anew")
     rows = facts["file_rows"]

@@ -14,6 +14,7 @@ from clipkit.eval.embed import Embedder
 from clipkit.eval.embedding_folder import open_embeddings
 from clipkit.eval.embedding_writer import embed_shards
 from clipkit.eval.feature_cache import FeatureCache
+from clipkit.retrieval.refinement import Refinement
 from clipkit.towers.dual import FeatureEncoder
 
 PRECISIONS = ("fp32", "bf16")
@@ -57,6 +58,7 @@ def run_pass(
     load: Callable[[], tuple[str, FeatureEncoder]],
     world: World,
     settings: PassSettings,
+    refine: Callable[[str, FeatureEncoder], Sequence[Refinement]] = lambda place, encoder: (),
 ) -> str:
     """Embed shards; all ranks must call.
 
@@ -65,6 +67,7 @@ def run_pass(
         load: Gives the checkpoint's place and its encoder; called once the shards are known good.
         world: Ranks that share the work.
         settings: How.
+        refine: (place, encoder) -> what is done to features after the towers.
 
     Returns:
         A line on the folder; "" on all ranks but the first.
@@ -83,6 +86,7 @@ def run_pass(
         cache=FeatureCache(settings.cache) if settings.cache else None,
         batch_size=settings.batch_size,
         progress=True,
+        refinements=refine(place, encoder),
     )
     computed = embed_shards(
         model,
@@ -96,10 +100,12 @@ def run_pass(
     )
     if not world.is_main:
         return ""
-    facts = open_embeddings(settings.out).facts
+    folder = open_embeddings(settings.out)
+    facts, names = folder.facts, folder.refinements
     skipped = ", ".join(f"{n} {cause}" for cause, n in facts["skipped"].items()) or "none"
     captions = facts["rows"] - facts["without_caption"] if facts["text"] else 0
+    refined = f"; refined by {' + '.join(names)}" if names else ""
     return (
         f"{settings.out}: {'' if computed else 'up to date: '}{facts['rows']} rows of "
-        f"{facts['dim']}, {captions} with a caption; skipped: {skipped}"
+        f"{facts['dim']}, {captions} with a caption; skipped: {skipped}{refined}"
     )

@@ -149,13 +149,7 @@ class _Rows:
 
 def _embed_block(model: Embedder, block: ShardImages, has_text: bool, skipped: Skipped) -> _Rows:
     # an embedder keeps what it embedded; one per block keeps no more than a block in memory
-    own = Embedder(
-        model.encoder,
-        model.world,
-        cache=model.cache,
-        batch_size=model.batch_size,
-        progress=model.progress,
-    )
+    own = model.refined_by(model.refinements)
     images = own.images(block)
     block.settle(model.world)
     skipped.add(block)
@@ -178,16 +172,20 @@ def _facts(model: Embedder, source: ShardImages, rows_per_file: int) -> dict[str
         "tokenizer_hash": encoder.tokenizer_hash,
         "precision": encoder.precision,
     }
+    names = [refinement.name for refinement in model.refinements]
+    refined = {"refinements": "\n".join(names)} if names else {}
     key = digest(
         version=_VERSION,
         data=source.identity,
         paths="\0".join(paths),
         rows_per_file=str(rows_per_file),
         **facts,
+        **refined,
     )
     return {
         "format": FORMAT,
         **facts,
+        "refinements": names,
         "key": key,
         "shards": [
             {"path": path, "sha256": sha, "samples": len(index)}

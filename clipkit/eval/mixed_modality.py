@@ -19,7 +19,14 @@ from clipkit.data.mixed_set import MODALITIES, Item, MixedSet, open_mixed_set
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult, Record
 from clipkit.eval.embed import Embedder
-from clipkit.retrieval.calibration import ModalityMeans, fit_means, fuse
+from clipkit.retrieval.calibration import (
+    Calibration,
+    Centring,
+    ModalityMeans,
+    fit_means,
+    fuse,
+    load_calibration,
+)
 from clipkit.retrieval.ndcg import normalised_gain, random_ndcg, top_order
 from clipkit.retrieval.scores import tile_scores
 
@@ -33,19 +40,23 @@ class MixedModalityEval:
     recall@10 is the share of a query's relevant documents. ndcg@10_retrieved_only is the variant
     some published numbers use; its ideal knows the retrieved documents only, so it is higher. Ties
     count against the model; tie_rate is the share of queries whose ten depend on how ties fall.
-    With `calibrate`, every modality's mean is subtracted (GR-CLIP). The means come from a part of
-    the set that is then not scored: some queries, the documents only these ask for, and as large a
-    share of those nobody asks for. ndcg@10_uncalibrated stands beside, on the same scored part.
+    Every modality's mean can be subtracted (GR-CLIP), from documents of both after they are fused.
+    With `calibrate` the means come from a part of the set that is then not scored: some queries,
+    the documents only these ask for, and as large a share of those nobody asks for. With
+    `calibration`, or of a model with one, they are those of `clipkit calibrate`, and all is scored.
+    ndcg@10_uncalibrated stands beside, on the same scored part.
 
     Args:
         split: Name of the judgements' file in qrels/.
         alpha: Weight of the text in a document or query that has both; 1 - alpha is the image's.
-        calibrate: Subtract each modality's mean.
+        calibrate: Subtract each modality's mean, fitted on a part of this set.
+        calibration: Subtract the means of this file, of `clipkit calibrate`.
         calibration_share: Share of the queries that the means are fitted on.
         seed: Of the choice of that part.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("mixed_search",)
+    files: ClassVar[tuple[str, ...]] = ("calibration",)
 
     def __init__(
         self,
@@ -55,18 +66,20 @@ class MixedModalityEval:
         split: str = "test",
         alpha: float = 0.5,
         calibrate: bool = False,
+        calibration: str = "",
         calibration_share: float = 0.3,
         seed: int = 0,
     ) -> None:
         self.data, self.name, self.split = data, name, split
-        self.alpha, self.calibrate = alpha, calibrate
+        self.alpha, self.calibrate, self.calibration = alpha, calibrate, calibration
         self.calibration_share, self.seed = calibration_share, seed
 
     def check(self) -> MixedSet:
         """Open the set and its images, and see that a calibration part can be had.
 
         Raises:
-            ConfigError: alpha or calibration_share is out of range.
+            ConfigError: alpha or calibration_share is out of range, or there are two calibrations.
+            CheckpointError: The file of `calibration` is missing or damaged.
             DataError: The set is not whole, or too small to calibrate on.
         """
         if not 0 <= self.alpha <= 1:
@@ -76,6 +89,13 @@ class MixedModalityEval:
                 f"mixed_modality: calibration_share is {self.calibration_share}; choose a share "
                 f"between 0 and 1"
             )
+        if self.calibrate and self.calibration:
+            raise ConfigError(
+                "mixed_modality: calibrate fits means on a part of the set, calibration reads them "
+                "from a file; choose one"
+            )
+        if self.calibration:
+            load_calibration(self.calibration)
         data = open_mixed_set(self.data, self.split)
         len(data.image_files)  # every file is there
         self._parts(data)
@@ -84,6 +104,7 @@ class MixedModalityEval:
     def run(self, model: Embedder) -> EvalResult:
         """Evaluate on all ranks; every rank gets the result."""
         data = self.check()
+        model, fitted = self._uncentred(model)
         parts = self._parts(data)
         queries = _features(model, data, data.queries)
         documents = _features(model, data, data.documents)
@@ -93,9 +114,12 @@ class MixedModalityEval:
             corpus = documents.fused(parts.documents, self.alpha, means[1])
             return _search(asked, corpus, data, parts)
 
-        found = search(_means(queries, documents, parts) if self.calibrate else (None, None))
-        records = [_record(found, row, data, parts) for row in range(len(parts.queries))]
+        means = (fitted.queries, fitted.documents) if fitted else None
         if self.calibrate:
+            means = _means(queries, documents, parts)
+        found = search(means or (None, None))
+        records = [_record(found, row, data, parts) for row in range(len(parts.queries))]
+        if means:
             for record, value in zip(records, search((None, None)).ndcg.tolist()):
                 record["values"]["ndcg@10_uncalibrated"] = value
         provenance = {
@@ -109,9 +133,34 @@ class MixedModalityEval:
             "unjudged_queries": data.unjudged,
         }
         details = _details(data, parts, found)
+        if fitted:
+            facts = {"identity": fitted.identity, "data": fitted.data, "counts": fitted.counts}
+            details["calibration"] = facts
         return EvalResult.from_records(
             "mixed_modality", self.name, records, details=details, provenance=provenance
         )
+
+    def _uncentred(self, model: Embedder) -> tuple[Embedder, Calibration | None]:
+        """The model before it centres, as documents of both are fused first; and its means.
+
+        Raises:
+            CheckpointError: The means are of other weights.
+            ConfigError: The model is centred, and the task asks for means of its own.
+        """
+        last = model.refinements[-1] if model.refinements else None
+        if isinstance(last, Centring):
+            if self.calibrate or self.calibration:
+                raise ConfigError(
+                    "mixed_modality: the model's features are centred already; leave "
+                    "calibrate and calibration out, or evaluate without --calibration"
+                )
+            return model.refined_by(model.refinements[:-1]), last.calibration
+        if not self.calibration:
+            return model, None
+        fitted = load_calibration(self.calibration)
+        names = [refinement.name for refinement in model.refinements]
+        fitted.check(model.encoder.weights_hash, names, self.calibration)
+        return model, fitted
 
     def _parts(self, data: MixedSet) -> _Parts:
         if not self.calibrate:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from clipkit.data.content_hash import tree_hash
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import digest
+from clipkit.eval.modality_means import scored_files
 from clipkit.eval.results import StoredResult, read_result, result_path, write_result
 from clipkit.eval.tasks import Job
+from clipkit.retrieval.calibration import Centring, Shift, load_calibration
+from clipkit.retrieval.refinement import Refinement
 
 VERSION = "2"  # raise it when a task's numbers change, so that stored results are computed again
+_LABEL = 80  # characters of refinements in a folder's name
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,36 @@ def checkpoint_facts(folder: Path) -> ModelFacts:
     except (ConfigError, KeyError, TypeError):
         arch = name
     return ModelFacts(name, str(folder), arch, checkpoint_step(folder))
+
+
+def refined_facts(facts: ModelFacts, refinements: Sequence[Refinement]) -> ModelFacts:
+    """The model with refined features: a name of its own, so its results lie beside the plain ones.
+
+    The name is the checkpoint's, "+", and those of the refinements, shortened by a hash.
+    """
+    if not refinements:
+        return facts
+    names = "+".join(r.name for r in refinements)
+    label = re.sub(r"[^\w.+=-]", "-", names)
+    if len(label) > _LABEL:
+        label = f"{label[:_LABEL]}-{digest(names=names)[:8]}"
+    return replace(facts, name=f"{facts.name}+{label}")
+
+
+def scored_calibrations(jobs: Sequence[Job], refinements: Sequence[Refinement]) -> list[str]:
+    """A line on each job that scores what the model's calibration was fitted on."""
+    fitted = [r.calibration for r in refinements if isinstance(r, Centring | Shift)]
+    found = []
+    for job in jobs:
+        file = job.arguments.get("calibration") if job.kind == "mixed_modality" else ""
+        own = [load_calibration(file)] if file else []
+        split = str(job.arguments.get("split", "test"))
+        if any(c.files & scored_files(job.root, split) for c in fitted + own):
+            found.append(
+                f"{job.evaluator.name}: {job.kind} scores data that the calibration was fitted on; "
+                f"its numbers are too good"
+            )
+    return found
 
 
 def run_jobs(
@@ -89,7 +124,7 @@ def _finished(path: Path, key: str, model: Embedder, force: bool) -> StoredResul
     """The result that is there and still holds.
 
     Raises:
-        DataError: It is of other weights, and nobody asked for it to be replaced.
+        DataError: It is of other weights or refinements, and nobody asked for it to be replaced.
     """
     try:
         stored = read_result(path)
@@ -101,7 +136,17 @@ def _finished(path: Path, key: str, model: Embedder, force: bool) -> StoredResul
     weights = stored.data.get("weights_hash", model.encoder.weights_hash)
     if weights != model.encoder.weights_hash:
         raise DataError(f"{path} holds a result of other weights; choose another --out, or --force")
+    theirs, ours = stored.data.get("refinements", []), _refinements(model)
+    if theirs != ours:
+        raise DataError(
+            f"{path} holds a result of features refined by {theirs or 'nothing'}, these are by "
+            f"{ours or 'nothing'}; choose another --out, or --force"
+        )
     return stored if stored.data["key"] == key else None
+
+
+def _refinements(model: Embedder) -> list[str]:
+    return [refinement.name for refinement in model.refinements]
 
 
 def _key(job: Job, model: Embedder, data: str) -> str:
@@ -121,6 +166,7 @@ def _key(job: Job, model: Embedder, data: str) -> str:
         precision=encoder.precision,
         batch_size=str(model.batch_size),
         threads=model.threads,
+        **({"refinements": "\n".join(_refinements(model))} if model.refinements else {}),
     )
 
 
@@ -136,6 +182,7 @@ def _facts(job: Job, model: Embedder, facts: ModelFacts) -> dict[str, Any]:
         "step": facts.step,
         "language": "en",
         "weights_hash": encoder.weights_hash,
+        "refinements": _refinements(model),
         "transform_hash": encoder.transform_hash,
         "tokenizer_hash": encoder.tokenizer_hash,
         "precision": encoder.precision,

@@ -23,6 +23,8 @@ D = 6
 class TableModel:
     """Features of texts and images by name: random meaning, plus where each modality's cone is."""
 
+    refinements = ()
+
     def __init__(self, gap=0.0, constant=False):
         self.gap, self.constant = gap, constant
 
