@@ -13,6 +13,7 @@ from data_tools.embed import embed
 from data_tools.filter.command import filter_command
 from data_tools.holdout import holdout_command
 from data_tools.index import index
+from data_tools.memory.command import app as memory
 from data_tools.mixed import mixed
 from data_tools.reshard.command import reshard
 from data_tools.scenes.command import scenes
@@ -112,6 +113,7 @@ app.command()(validate)
 app.command()(reshard)
 app.add_typer(dedup, name="dedup")
 app.command()(embed)
+app.add_typer(memory, name="memory")
 app.command()(mixed)
 app.command("filter")(filter_command)
 app.command("holdout")(holdout_command)

@@ -1,0 +1,181 @@
+"""One modality of a memory: its stored features, and the search of a faiss index over them.
+
+faiss proposes rows; what is returned are the scores of `scores.py` of the stored features, so they
+depend on nothing else. Over a flat index the answer is exact: more rows are fetched until no row
+that was not can belong to it, by the error bound of faiss's fp32 products.
+
+Shapes: n queries, b of them at once, w rows fetched, k wanted, D embed dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipkit.errors import DataError
+from clipkit.retrieval.scores import error_bound, full_precision, pair_scores
+
+Keep = Callable[[Tensor, Tensor, Tensor], Tensor]
+_EXTRA = 8  # rows fetched beyond k
+_REFINED = 4  # rows of an approximate index scored again for each wanted one
+_GROWTH = 8
+_QUERIES = 4096  # at once; faiss's products are slow for few
+_CANDIDATES = 1 << 18  # at once
+_GATHERED = 1 << 14  # features read at once
+
+
+def unit_rows(features: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    """(r, D) fp32 unit rows of (N, D) float16 features; rows of zeros stay."""
+    found = np.asarray(features[rows], dtype=np.float32)
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    return found / np.maximum(norms, np.float32(1e-12))
+
+
+class _Candidates(NamedTuple):
+    scores: Tensor  # (b, w) fp32, falling; -inf for none
+    rows: Tensor  # (b, w), of equal scores the lowest first; -1 for none
+    bound: Tensor  # (b,) no row that was not fetched scores higher
+    rest: Tensor  # (b,) bool, whether there are such rows
+
+
+class StoredSide:
+    """Stored features and their index.
+
+    Args:
+        features: (N, D) float16.
+        index: File of a faiss index, or one in memory.
+        rows: (n,) rising rows that the index holds, in its order; None: all.
+        exact: The index is flat.
+        nprobe: Lists of an IVF index that are searched.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        index: Path | Any,
+        *,
+        rows: np.ndarray | None = None,
+        exact: bool = True,
+        nprobe: int = 1,
+    ) -> None:
+        self.features, self.rows, self.exact, self.nprobe = features, rows, exact, nprobe
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self.features if self.rows is None else self.rows)
+
+    @cached_property
+    def index(self) -> Any:
+        """The faiss index; a file is mapped, not read.
+
+        Raises:
+            DataError: It is damaged, or of other features.
+        """
+        import faiss
+
+        index = self._index
+        if isinstance(index, Path):
+            try:
+                index = faiss.read_index(str(index), faiss.IO_FLAG_MMAP_IFC)
+            except (RuntimeError, MemoryError) as error:
+                line = str(error).strip().splitlines()[-1][-200:]
+                raise DataError(f"{self._index}: cannot be read: {line}") from None
+            if (index.ntotal, index.d) != (len(self), self.features.shape[1]):
+                raise DataError(
+                    f"{self._index}: holds {index.ntotal} rows of {index.d}, not {len(self)} of "
+                    f"{self.features.shape[1]}; build the memory anew"
+                )
+        return index
+
+    def unit(self, rows: Tensor) -> Tensor:
+        """(*rows, D) fp32 unit features; zeros at -1."""
+        flat = rows.reshape(-1).cpu().numpy()
+        found = np.zeros((len(flat), self.features.shape[1]), np.float32)
+        found[flat >= 0] = unit_rows(self.features, flat[flat >= 0])
+        return torch.from_numpy(found).view(*rows.shape, -1).to(rows.device)
+
+    def cosines(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """(b, w) fp32 scores of (b, D) queries with (b, w) rows; 0 at -1."""
+        own = torch.arange(len(rows)).repeat_interleave(rows.shape[1])  # (b * w,)
+        out = torch.empty(rows.numel())
+        parts = zip(rows.reshape(-1).split(_GATHERED), own.split(_GATHERED), out.split(_GATHERED))
+        for part, query, into in parts:
+            into.copy_(pair_scores(queries, self.unit(part), query, torch.arange(len(part))))
+        return out.view(rows.shape)
+
+    def search(self, queries: Tensor, k: int, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
+        """The k best rows of those that may be kept.
+
+        Args:
+            queries: (n, D) unit rows.
+            k: How many.
+            keep: (numbers of queries (b,), scores (b, w), rows (b, w), best first, from the first
+                row on) -> (b, w) bool. A row's verdict may hang on those before it, not on those
+                behind.
+
+        Returns:
+            (n, k) fp32 scores, -inf for none, and (n, k) int64 rows, -1 for none, on the CPU.
+
+        Raises:
+            DataError: A query is not finite or of another dimension, or the index is damaged.
+        """
+        queries = self._checked(queries, k)
+        scores = torch.full((len(queries), k), float("-inf"))
+        rows = torch.full((len(queries), k), -1)
+        todo = torch.arange(len(queries) if len(self) else 0)
+        width = k + _EXTRA if self.exact else _REFINED * k + _EXTRA
+        while len(todo):
+            width, unsure = min(width, len(self)), []
+            for part in todo.split(min(_QUERIES, max(1, _CANDIDATES // width))):
+                found = self._candidates(queries[part], width)
+                kept = found.rows >= 0
+                if keep is not None:
+                    kept &= keep(part, found.scores, found.rows)
+                first = kept.logical_not().byte().argsort(dim=1, stable=True)[:, :k]  # (b, k)
+                kept = kept.gather(1, first)
+                best = found.scores.gather(1, first).masked_fill(~kept, float("-inf"))
+                unsure.append(part[found.rest & ~(best[:, -1] > found.bound)])
+                scores[part, : first.shape[1]] = best
+                rows[part, : first.shape[1]] = found.rows.gather(1, first).masked_fill(~kept, -1)
+            todo, width = torch.cat(unsure), _GROWTH * width
+        return scores, rows
+
+    def _candidates(self, queries: Tensor, width: int) -> _Candidates:
+        # captions repeat, and with one feature for many rows there may be many candidates
+        distinct, copies = torch.unique(queries, dim=0, return_inverse=True)
+        if not self.exact:
+            self.index.nprobe = self.nprobe
+        guess, places = map(torch.from_numpy, self.index.search(distinct.numpy(), width))
+        rows = places
+        if self.rows is not None:
+            rows = torch.from_numpy(self.rows[places.clamp(min=0)]).masked_fill(places < 0, -1)
+        with full_precision():
+            scores = self.cosines(distinct, rows).masked_fill(rows < 0, float("-inf"))
+        rows, order = rows.sort(dim=1)
+        scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+        rows = rows.gather(1, order)
+        rest = (places[:, -1] >= 0) & (width < len(self))
+        bound = torch.full_like(guess[:, -1], float("-inf"))
+        if self.exact:
+            # twice: stored rows are of unit length but for a rounding
+            error = 2 * error_bound(distinct.shape[1], torch.float32) * distinct.norm(dim=1)
+            bound = guess[:, -1] + error
+        return _Candidates(*(x[copies] for x in (scores, rows, bound, rest)))
+
+    def _checked(self, queries: Tensor, k: int) -> Tensor:
+        queries = queries.detach().cpu().float().contiguous()
+        dim = self.features.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != dim or k < 1:
+            raise DataError(
+                f"a memory of dimension {dim} cannot answer queries of shape "
+                f"{tuple(queries.shape)} with k = {k}"
+            )
+        if not bool(queries.isfinite().all()):
+            raise DataError("features hold NaN or infinity; the model is broken")
+        return queries

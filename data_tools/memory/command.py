@@ -1,0 +1,112 @@
+"""The commands `clipkit-data memory build|add|info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data_tools.options import DryRunOption, OutArgument
+
+if TYPE_CHECKING:
+    from data_tools.memory.build import IndexOptions
+    from data_tools.memory.sources import RowSource
+
+app = typer.Typer(
+    help="Image and text features that queries are answered from: embeddings with an index.",
+    no_args_is_help=True,
+)
+EmbeddingsArgument = Annotated[
+    list[Path], typer.Argument(help="Folders of clipkit-data embed, all of one checkpoint.")
+]
+MemoryArgument = Annotated[Path, typer.Argument(help="Folder of clipkit-data memory build.")]
+FlatOption = Annotated[
+    int,
+    typer.Option("--flat-below", min=0, help="Rows below which the index is flat, so exact; from "
+                 "there on IVF with 8-bit codes."),
+]  # fmt: skip
+ListsOption = Annotated[
+    int | None, typer.Option("--nlist", min=1, help="Lists of IVF; default: 4 sqrt(rows).")
+]
+ProbeOption = Annotated[int, typer.Option("--nprobe", min=1, help="Lists searched, at least.")]
+MostOption = Annotated[
+    int, typer.Option("--max-nprobe", min=1, help="And at most, to reach the target.")
+]
+TargetOption = Annotated[
+    float, typer.Option("--target-recall", help="Recall@10 against flat to reach.")
+]
+SeedOption = Annotated[int, typer.Option(help="Of k-means and of the rows that measure recall.")]
+
+
+@app.command()
+def build(
+    embeddings: EmbeddingsArgument,
+    out: OutArgument,
+    flat_below: FlatOption = 1_000_000,
+    nlist: ListsOption = None,
+    nprobe: ProbeOption = 8,
+    max_nprobe: MostOption = 256,
+    target_recall: TargetOption = 0.95,
+    seed: SeedOption = 0,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Write a memory of all rows of the embeddings, and measure the recall of its indexes.
+
+    Held in memory is the index of one side: 4 bytes times rows times dim where flat, 1 byte with
+    IVF. Another memory is swapped in by naming its folder.
+    """
+    from data_tools.memory.build import IndexOptions
+    from data_tools.memory.sources import open_sources
+
+    options = IndexOptions(flat_below, nlist, nprobe, max_nprobe, target_recall, seed=seed)
+    _write(open_sources(embeddings), out, options, dry_run)
+
+
+@app.command()
+def add(
+    memory: MemoryArgument,
+    embeddings: EmbeddingsArgument,
+    out: OutArgument,
+    flat_below: FlatOption = 1_000_000,
+    nlist: ListsOption = None,
+    nprobe: ProbeOption = 8,
+    max_nprobe: MostOption = 256,
+    target_recall: TargetOption = 0.95,
+    seed: SeedOption = 0,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Write a new memory: the rows of an old one under their numbers, then those of embeddings."""
+    from data_tools.memory.build import IndexOptions
+    from data_tools.memory.sources import open_sources
+
+    options = IndexOptions(flat_below, nlist, nprobe, max_nprobe, target_recall, seed=seed)
+    _write(open_sources(embeddings, memory), out, options, dry_run)
+
+
+@app.command()
+def info(memory: MemoryArgument) -> None:
+    """See that a memory is whole, and print what it holds."""
+    from clipkit.retrieval.memory import FolderMemory
+    from data_tools.memory.build import summary
+    from data_tools.summary import print_summary
+
+    found = FolderMemory(memory)
+    for side in found.facts["sides"]:
+        found.side(side).index  # noqa: B018 -- opens it
+    print_summary(f"memory {memory}", summary(found.facts))
+
+
+def _write(sources: list[RowSource], out: Path, options: IndexOptions, dry_run: bool) -> None:
+    from data_tools.memory.build import build_memory, summary
+    from data_tools.summary import print_summary
+
+    if dry_run:
+        options.check()
+        rows, dim = sum(map(len, sources)), sources[0].facts["dim"]
+        print(
+            f"{rows} rows of {dim} from {len(sources)} folders into {out}, index of a side: "
+            f"{options.kind(rows)}; dry run, nothing is written"
+        )
+        return
+    print_summary(f"memory {out}", summary(build_memory(sources, out, options)))
