@@ -15,6 +15,7 @@ from data_tools.holdout import holdout_command
 from data_tools.index import index
 from data_tools.memory.command import app as memory
 from data_tools.mixed import mixed
+from data_tools.questions import questions
 from data_tools.reshard.command import reshard
 from data_tools.scenes.command import scenes
 from data_tools.selection_formats import SOURCES
@@ -119,6 +120,7 @@ app.command("filter")(filter_command)
 app.command("holdout")(holdout_command)
 app.command()(stats)
 app.command()(scenes)
+app.command()(questions)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -121,12 +122,17 @@ def _write(
 
     test = list(samples("test"))
     write_folder(out, "test", test, kind="retrieval", samples_per_shard=PER_SHARD)
-    questions = [item for row, sample in enumerate(test) for item in ask(f"s{row:07d}", sample)]
+    questions = [item for row, sample in enumerate(test) for item in _asked(f"s{row:07d}", sample)]
     write_questions(out / "test", questions)
     train = ((f"train-{row:07d}", sample) for row, sample in enumerate(samples("train")))
     for shard in range(-(-settings.train // PER_SHARD)):
         write_shard(out / f"train-{shard:05d}.tar", itertools.islice(train, PER_SHARD))
     return {"train": settings.train, "test": len(test), "questions": len(questions)}
+
+
+def _asked(key: str, sample: Sample) -> list[dict[str, Any]]:
+    meta = json.loads(sample["json"])
+    return ask(key, sample, zip(meta["negatives"], meta["negative_tags"], strict=True))
 
 
 def claims(split: str, kinds: Sequence[str], settings: Settings) -> Iterator[Claim]:
