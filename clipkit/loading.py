@@ -348,11 +348,30 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     Raises:
         CheckpointError: The checkpoint is damaged, or `out` already holds files.
     """
+    out = new_folder(out)
+    reader = CheckpointReader(find_checkpoint(checkpoint))
+    state = reader.towers_state()
+    out.mkdir(parents=True, exist_ok=True)
+    write_export(out, state, reader.config, beside=write_heads(reader, out))
+    return out
+
+
+def new_folder(out: str | Path) -> Path:
+    """`out` as a path.
+
+    Raises:
+        CheckpointError: It already holds files.
+    """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists and is not empty; export into a new folder")
-    reader = CheckpointReader(find_checkpoint(checkpoint))
-    state = reader.towers_state()
+    return out
+
+
+def write_export(
+    out: Path, state: dict[str, Tensor], config: dict[str, Any], beside: Sequence[Path] = ()
+) -> None:
+    """Write weights and config in open_clip's layout, and a manifest of them and of `beside`."""
     out.mkdir(parents=True, exist_ok=True)
     weights = out / WEIGHTS_NAME
     safetensors.torch.save_file(
@@ -360,10 +379,9 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     )
     share(weights)
     flush(weights)
-    write_text(out / CONFIG_NAME, json.dumps(reader.config, indent=1))
+    write_text(out / CONFIG_NAME, json.dumps(config, indent=1))
     files = {
         p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
-        for p in (weights, out / CONFIG_NAME, *write_heads(reader, out))
+        for p in (weights, out / CONFIG_NAME, *beside)
     }
     write_text(out / MANIFEST, json.dumps({"format": "clipkit-1", "files": files}, indent=1))
-    return out

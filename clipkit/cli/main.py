@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from clipkit.cli import bench, calibrate, embed, export, list_parts, search, train, verify
+from clipkit.cli import bench, calibrate, embed, export, list_parts, patch, search, train, verify
 from clipkit.cli import eval as eval_command
 from clipkit.errors import ClipkitError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("export")(export.export_command)
+app.command("patch")(patch.patch)
 app.command("embed")(embed.embed)
 app.command("calibrate")(calibrate.calibrate)
 app.command("search")(search.search)
