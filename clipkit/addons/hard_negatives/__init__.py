@@ -47,7 +47,7 @@ class HardNegatives(AddOn):
         image_negatives: Negative images are columns of the captions; the loss is then the mean of
             both directions' NegCLIP.
         triplet: TripletCLIP, https://arxiv.org/abs/2411.02545: the negative image and its caption,
-            the first of "negatives", are a second pair. The sum of two losses: halve the lr.
+            the first of "negatives", are a second pair. The loss is the sum of both.
     """
 
     def __init__(
