@@ -6,5 +6,6 @@ that are not done, `stored.py` finds what they stored, `numbers.py` pairs it wit
 import what clipkit.bench may; commands run in processes of their own, so data_tools is never
 imported.
 
-To add a study: a YAML file; `clipkit bench study FILE --list` shows what it would run.
+To add a study: a YAML file in configs/studies, and beside it NAME_run.yaml for what it trains;
+`clipkit bench study FILE --list` shows what it would run.
 """
