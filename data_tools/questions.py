@@ -11,9 +11,7 @@ OUT/dataset_type.txt        retrieval works too
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +25,7 @@ from clipkit.data.tar_index import load_index
 from clipkit.data.wds_write import write_folder
 from clipkit.errors import DataError
 from data_tools.options import ShardsArgument
+from data_tools.staging import new_folder
 
 Groups = Mapping[str, Sequence[str]]  # name -> phrases
 _MEMBERS = ("jpg", "jpeg", "png", "webp", "txt", "json")
@@ -76,9 +75,6 @@ def write_question_set(
     Raises:
         DataError: `out` is there, or no sample has a question.
     """
-    out = Path(os.path.abspath(out))
-    if out.exists():
-        raise DataError(f"{out} exists: name a new folder, or remove it")
     kept: list[dict[str, bytes]] = []
     items: list[dict[str, Any]] = []
     for shard in expand_shards(shards, "SHARDS"):
@@ -90,13 +86,9 @@ def write_question_set(
     if not items:
         what = "holds a phrase of --group" if groups else "has json 'negatives' with tags"
         raise DataError(f"{', '.join(shards)}: no caption {what}; there is nothing to ask")
-    staging = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    try:
-        write_folder(staging, split, kept, kind="retrieval")
-        write_questions(staging / split, items)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with new_folder(out) as folder:
+        write_folder(folder, split, kept, kind="retrieval")
+        write_questions(folder / split, items)
     return len(items), len(kept)
 
 

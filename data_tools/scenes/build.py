@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from data_tools.questions import ask, write_questions
 from data_tools.scenes.layout import draw_scene, place
 from data_tools.scenes.things import CATEGORIES, choose_kinds, read_things
 from data_tools.scenes.wording import ACROSS, RELATIONS, Claim, wrong_captions
+from data_tools.staging import new_folder
 
 PER_SHARD = 1000
 TEST_SHARE = 0.2  # of all pairs of kinds
@@ -87,25 +86,13 @@ def write_scenes(shards: Sequence[str], out: Path, settings: Settings) -> dict[s
         DataError: `out` is there, the shards do not hold enough things, or there are too few pairs
             of kinds for so many different test scenes.
     """
-    out = Path(os.path.abspath(out))
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out} exists: name a new or an empty folder, or remove it")
     pictures = read_things(shards, settings.categories)
     kinds = choose_kinds(list(pictures), settings.kinds, settings.seed)
-    staging = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    try:
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task("scenes", total=settings.train + settings.test)
-            counts = _write(staging, pictures, kinds, settings, lambda: progress.advance(task))
+    with new_folder(out) as folder, Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("scenes", total=settings.train + settings.test)
+        counts = _write(folder, pictures, kinds, settings, lambda: progress.advance(task))
         note = {"settings": asdict(settings), "kinds": kinds}
-        (staging / "scenes.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        staging.rename(out)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        (folder / "scenes.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     return {**counts, "kinds": len(kinds)}
 
 
