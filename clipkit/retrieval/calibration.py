@@ -157,7 +157,7 @@ class Calibration:
             "data": self.data,
             "files": sorted(self.files),
         }
-        means = {name: getattr(self, name) for name in _MEANS}
+        means = {name: getattr(self, name).clone() for name in _MEANS}  # one may be another
         content = safetensors.torch.save(means, {"format": FORMAT, "facts": json.dumps(facts)})
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:

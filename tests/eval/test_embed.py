@@ -186,3 +186,59 @@ def test_texts_with_odd_characters_are_told_apart():
     first = model.texts(["red\0circle", "blue"])
     assert not torch.equal(first, model.texts(["red", "circle\0blue"])[:2])
     assert torch.equal(model.texts(["red\ud800", "blue"]), model.texts(["red", "blue"]))
+
+
+class Plus:
+    """Not its own inverse, not idempotent, and does not commute: once and in order is seen."""
+
+    def __init__(self, by, side=None):
+        self.by, self.side, self.name = by, side, f"plus {by}"
+        self.calls = []
+
+    def image(self, features):
+        self.calls.append("image")
+        return features * self.by + 1
+
+    def text(self, features):
+        self.calls.append("text")
+        return features * self.by - 1
+
+
+def test_features_are_refined_once_and_in_order(folder):
+    first, second = Plus(3), Plus(5)
+    plain = embedder(color_encoder())
+    refined = embedder(color_encoder(), refinements=[first, second])
+    for _ in range(2):
+        images, texts = refined.images(folder), refined.texts(["red", "blue"])
+    assert torch.equal(images, (plain.images(folder) * 3 + 1) * 5 + 1)
+    assert torch.equal(texts, (plain.texts(["red", "blue"]) * 3 - 1) * 5 - 1)
+    assert first.calls == second.calls == ["image", "text"]
+    view = View("black", lambda image, index: Image.new("RGB", image.size))
+    expected = (plain.images(folder, view) * 3 + 1) * 5 + 1
+    assert torch.equal(refined.images(folder, view), expected)
+
+
+@pytest.mark.parametrize("first", ["plain", "refined"])
+def test_plain_and_refined_share_a_cache_of_what_the_towers_gave(folder, tmp_path, first):
+    calls, cache = [], FeatureCache(tmp_path / "cache")
+    kinds = {"plain": (), "refined": [Plus(3)]}
+    found = {}
+    for name in (first, *({*kinds} - {first})):
+        model = embedder(color_encoder(calls=calls), cache=cache, refinements=kinds[name])
+        found[name] = model.images(folder), model.texts(["red", "blue"])
+    assert len(calls) == 2  # the second embedder has computed nothing
+    assert torch.equal(found["refined"][0], found["plain"][0] * 3 + 1)
+    assert torch.equal(found["refined"][1], found["plain"][1] * 3 - 1)
+    again = embedder(color_encoder(calls=calls), cache=cache)
+    assert torch.equal(again.images(folder), found["plain"][0]) and len(calls) == 2
+
+
+def test_the_same_model_refined_otherwise(folder, tmp_path):
+    calls, cache = [], FeatureCache(tmp_path / "cache")
+    model = embedder(color_encoder(calls=calls), cache=cache, batch_size=3, refinements=[Plus(3)])
+    refined = model.images(folder)
+    computed = len(calls)
+    plain = model.refined_by(())
+    assert torch.equal(refined, plain.images(folder) * 3 + 1) and len(calls) == computed
+    assert (plain.batch_size, plain.world, plain.progress) == (3, model.world, False)
+    assert [r.by for r in model.refinements] == [3]

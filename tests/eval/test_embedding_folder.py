@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from clipkit.errors import DataError
+from clipkit.errors import CheckpointError, DataError
 from clipkit.eval.embedding_folder import (
     FORMAT,
     features_path,
@@ -112,7 +112,14 @@ def test_no_index_or_none_of_ours(tmp_path, rows):
 
 @pytest.mark.parametrize(
     "facts",
-    [{"dim": "4"}, {"rows": 10}, {"file_rows": [10, -1]}, {"file_rows": ["9"]}, {"key": None}],
+    [
+        {"dim": "4"},
+        {"rows": 10},
+        {"file_rows": [10, -1]},
+        {"file_rows": ["9"]},
+        {"key": None},
+        {"refinements": "x"},
+    ],
 )
 def test_damaged_facts(tmp_path, rows, facts):
     with pytest.raises(DataError, match=f"{next(iter(facts))}|file_rows"):
@@ -172,3 +179,14 @@ def test_own_means_marked_and_nothing_else_inside(tmp_path, rows):
     (tmp_path / "index.json").write_text('{"format": "other"}')
     assert not is_own(tmp_path)
     assert not is_own(tmp_path / "absent")
+
+
+def test_refinements_are_those_of_the_index_and_of_the_checkpoint(tmp_path, rows):
+    plain = open_embeddings(write_folder(tmp_path / "plain", rows))  # as before there were any
+    assert plain.refinements == []
+    plain.check_refinements([], "embed again")
+    folder = open_embeddings(write_folder(tmp_path / "refined", rows, refinements=["a", "b"]))
+    folder.check_refinements(["a", "b"], "embed again")
+    for names, words in (([], "a \\+ b, those of the checkpoint by none"), (["b", "a"], "by b")):
+        with pytest.raises(CheckpointError, match=f"refined by .*{words}.*; embed again"):
+            folder.check_refinements(names, "embed again")

@@ -1,5 +1,6 @@
 """The pass from paths to a folder: damage is warned of, and the model comes last."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,29 @@ def test_precision() -> None:
     check_precision("bf16")
     with pytest.raises(ConfigError, match="fp8"):
         check_precision("fp8")
+
+
+def test_what_refines_is_asked_for_with_place_and_encoder(tmp_path: Path) -> None:
+    class Same:
+        name = "same again"
+
+        def image(self, features):
+            return features
+
+        text = image
+
+    asked = []
+
+    def refine(place, encoder):
+        asked.append((place, encoder.precision))
+        return [Same()]
+
+    paths, settings = write_shards(tmp_path / "shards", [3]), PassSettings(tmp_path / "out")
+    line = run_pass(paths, loaded, World(), settings, refine)
+    assert line.endswith("skipped: none; refined by same again") and asked == [("PLACE", "fp32")]
+    assert run_pass(paths, loaded, World(), settings, refine).endswith("refined by same again")
+    index = tmp_path / "out" / "index.json"
+    facts = json.loads(index.read_text())
+    del facts["refinements"]  # as an older index has it
+    index.write_text(json.dumps(facts))
+    assert run_pass(paths, loaded, World(), settings, refine).endswith("skipped: none")

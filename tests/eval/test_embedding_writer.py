@@ -297,3 +297,31 @@ def test_grey_images_that_are_good_stay(tmp_path):
     write_tar(tmp_path / "s" / "0.tar", members)
     embed(tmp_path / "s", tmp_path / "out")
     assert columns(tmp_path / "out", 0)["key"] == ["a"]
+
+
+class Flipped:
+    name = "flipped"
+
+    def image(self, features):
+        return -features
+
+    def text(self, features):
+        return features.flip(1)
+
+
+def test_refined_features_are_written_and_said(tmp_path):
+    shards = write_set(tmp_path / "s")
+    embed(shards, tmp_path / "plain")
+    model = model_of(tmp_path / "cache")
+    embed(shards, tmp_path / "out", model.refined_by([Flipped()]))
+    for number in (0, 1, 2):
+        for side, change in (("img_emb", lambda x: -x), ("text_emb", lambda x: x[:, ::-1])):
+            name = f"{side}/{side}_{number}.npy"
+            plain = np.load(tmp_path / "plain" / name)
+            assert np.array_equal(np.load(tmp_path / "out" / name), change(plain))
+    assert open_embeddings(tmp_path / "out").refinements == ["flipped"]
+    assert open_embeddings(tmp_path / "plain").refinements == []
+    assert not embed(shards, tmp_path / "out", model.refined_by([Flipped()]))
+    for out, other in (("out", model), ("plain", model.refined_by([Flipped()]))):
+        with pytest.raises(ConfigError, match="--overwrite"):
+            embed(shards, tmp_path / out, other)

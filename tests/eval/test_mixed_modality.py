@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ import torch.nn.functional as F
 
 from clipkit.data.mixed_set import open_mixed_set
 from clipkit.dist.group import World
-from clipkit.errors import ConfigError, DataError
+from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.eval import mixed_modality
 from clipkit.eval.embed import Embedder
 from clipkit.eval.mixed_modality import MixedModalityEval, split_off
+from clipkit.retrieval.calibration import Calibration, Centring
 from tests.fixtures_encoder import COLORS, color_encoder
 from tests.fixtures_shards import image_bytes
 
@@ -367,3 +369,76 @@ def test_with_the_embedder(tmp_path):
     # the blue image ties with the blue document of both, and ties are lost
     assert values["blue"]["ndcg@10"] == pytest.approx(1 / math.log2(3))
     assert values["blue"]["tie_rate"] == 1.0 and values["red"]["tie_rate"] == 0.0
+
+
+def fitted_by_hand(asked, text, image, weights="w" * 64, refinements=()):
+    means = [torch.tensor(m, dtype=torch.float64) for m in (asked, text, image)]
+    return Calibration(*means, weights, refinements)
+
+
+class EncoderlessModel(TableModel):
+    """With what a calibration is checked against."""
+
+    def __init__(self, refinements=(), **options):
+        super().__init__(**options)
+        self.refinements, self.encoder = refinements, SimpleNamespace(weights_hash="w" * 64)
+        self.options = options
+
+    def refined_by(self, refinements):
+        return EncoderlessModel(refinements, **self.options)
+
+
+MEANS = [np.linspace(a, b, D).tolist() for a, b in ((0, 0.5), (0.4, 0.1), (-0.3, 0.3))]
+
+
+@pytest.mark.parametrize("by", ["file", "model"])
+def test_a_fitted_calibration_scores_everything(tmp_path, by):
+    """Queries lose the mean of queries, documents theirs, those of both the means fused alike."""
+    root = random_set(tmp_path / "set", query_modalities=("text", "mixed"))
+    data, calibration = open_mixed_set(root), fitted_by_hand(*MEANS)
+    calibration.save(tmp_path / "c")
+    if by == "file":
+        model, options = EncoderlessModel(gap=1.5), {"calibration": str(tmp_path / "c")}
+    else:
+        model, options = EncoderlessModel([Centring(calibration)], gap=1.5), {}
+    result = run(root, model, **options)
+    asked, text, image = map(np.array, MEANS)
+    whole = range(30), range(90), 0.5
+    expected = slow_metrics(model, data, *whole, (asked, image), (text, image))
+    assert_records(result, expected, extra=("ndcg@10_uncalibrated",))
+    plain = slow_metrics(model, data, *whole, ZERO, ZERO)
+    assert [r["values"]["ndcg@10_uncalibrated"] for r in result.records] == pytest.approx(
+        [v["ndcg@10"] for v in plain]
+    )
+    assert result.details["calibration"]["identity"] == calibration.identity
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_a_calibration_of_another_model_or_a_second_one_is_refused(tmp_path):
+    root = random_set(tmp_path / "set")
+    fitted_by_hand(*MEANS, weights="v" * 64).save(tmp_path / "other")
+    fitted_by_hand(*MEANS, refinements=("fusion",)).save(tmp_path / "refined")
+    fitted_by_hand(*MEANS).save(tmp_path / "c")
+    centred = EncoderlessModel([Centring(fitted_by_hand(*MEANS))])
+    for name, words in (
+        ("absent", "no such calibration"),
+        ("other", "other: was fitted on weights vvvvvvvvvvvv, the model has wwwwwwwwwwww"),
+        ("refined", "with fusion, these have no refinement"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            run(root, EncoderlessModel(), calibration=str(tmp_path / name))
+    for model, options, words in (
+        (centred, {"calibrate": True}, "centred already"),
+        (centred, {"calibration": str(tmp_path / "c")}, "centred already"),
+        (
+            EncoderlessModel(),
+            {"calibrate": True, "calibration": str(tmp_path / "c")},
+            "choose one",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(root, model, **options)
+
+
+def test_the_file_of_a_calibration_is_in_the_key(tmp_path):
+    assert MixedModalityEval.files == ("calibration",)

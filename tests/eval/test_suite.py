@@ -11,9 +11,17 @@ from clipkit.errors import DataError
 from clipkit.eval.base import NonFiniteResult
 from clipkit.eval.embed import Embedder
 from clipkit.eval.feature_cache import FeatureCache
+from clipkit.eval.modality_means import fit_calibration
 from clipkit.eval.results import read_results
-from clipkit.eval.suite import ModelFacts, checkpoint_facts, run_jobs
+from clipkit.eval.suite import (
+    ModelFacts,
+    checkpoint_facts,
+    refined_facts,
+    run_jobs,
+    scored_calibrations,
+)
 from clipkit.eval.tasks import plan
+from clipkit.retrieval.calibration import Centring, Shift
 from tests.eval import cells
 from tests.fixtures_encoder import color_encoder, write_color_set
 
@@ -152,3 +160,73 @@ def test_a_file_that_an_argument_names_is_in_the_key(root, monkeypatch):
     (root / "test" / "x").write_text("not of this set")
     monkeypatch.chdir(root)
     assert fresh() == [False]
+
+
+class Same:
+    def __init__(self, name):
+        self.name = name
+
+    def image(self, features):
+        return features
+
+    def text(self, features):
+        return features
+
+
+def refined(root, *names, **options):
+    jobs, _ = plan(find_sets(root / "data"))
+    model = Embedder(color_encoder(), World(), refinements=[Same(n) for n in names])
+    facts = options.pop("facts", None) or refined_facts(FACTS, model.refinements)
+    return list(run_jobs(jobs, model, facts, root / "out", **options))
+
+
+def test_results_of_refined_features_lie_beside_the_plain_ones(root):
+    run(root)
+    before = {p: p.read_bytes() for p in (root / "out").rglob("*") if p.is_file()}
+    assert [fresh for _, fresh in refined(root, "a b", "c")] == [True, True]
+    assert [fresh for _, fresh in refined(root, "a b", "c")] == [False, False]
+    assert {p: p.read_bytes() for p in before} == before
+    stored = {r.model: r.data for r in read_results(root / "out")}
+    assert set(stored) == {FACTS.name, f"{FACTS.name}+a-b+c"}
+    assert stored[FACTS.name]["refinements"] == []
+    assert stored[f"{FACTS.name}+a-b+c"]["refinements"] == ["a b", "c"]
+    assert [fresh for _, fresh in run(root)] == [False, False]
+
+
+def test_results_refined_otherwise_are_not_mixed(root):
+    run(root)
+    with pytest.raises(
+        DataError, match=r"refined by nothing, these are by \['a'\]; choose another"
+    ):
+        refined(root, "a", facts=FACTS)
+    assert [fresh for _, fresh in refined(root, "a", facts=FACTS, force=True)] == [True, True]
+    with pytest.raises(DataError, match=r"refined by \['a'\], these are by \['b'\]"):
+        refined(root, "b", facts=FACTS)
+    with pytest.raises(DataError, match=r"refined by \['a'\], these are by nothing"):
+        run(root)
+    data = json.loads((path := next((root / "out").rglob("*.json"))).read_text())
+    del data["refinements"]  # a result of before there were any
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="refined by nothing"):
+        refined(root, "a", facts=FACTS)
+
+
+def test_names_of_refinements_make_names_of_folders():
+    assert refined_facts(FACTS, []) is FACTS
+    odd = Same("fusion 1f(search=uni, memory=/a/../b)")
+    expected = f"{FACTS.name}+fusion-1f-search=uni--memory=-a-..-b-"
+    assert refined_facts(FACTS, [odd]).name == expected
+    long = [refined_facts(FACTS, [Same("x" * 300), Same(end)]).name for end in "ab"]
+    assert all(len(name) < 120 for name in long) and long[0] != long[1]
+
+
+@pytest.mark.parametrize("kind", [Centring, lambda c: Shift(c, 0.5)])
+def test_a_calibration_on_scored_data_is_said(root, kind):
+    jobs, _ = plan(find_sets(root / "data"))
+    model = Embedder(color_encoder(), World())
+    fitted = fit_calibration(model, str(root / "data" / "pairs")).calibration
+    (note,) = scored_calibrations(jobs, [Same("x"), kind(fitted)])
+    assert note.startswith("pairs: retrieval scores data that the calibration was fitted on")
+    other = write_color_set(root / "other", [1, 0], ["a red", "a blue"])
+    fitted = fit_calibration(model, str(other)).calibration
+    assert scored_calibrations(jobs, [kind(fitted)]) == scored_calibrations(jobs, []) == []

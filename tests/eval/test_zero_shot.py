@@ -89,3 +89,29 @@ def test_retrieval_folder_is_refused(tmp_path):
     root = write_color_set(tmp_path, [0, 1], ["red", "green"])
     with pytest.raises(DataError, match="is of type retrieval, not classification"):
         run(root, color_encoder())
+
+
+def test_each_prompt_is_refined_on_its_own_before_templates_are_averaged():
+    class FirstAxis:
+        """Knows rows one at a time and is not linear: of averages it makes something else."""
+
+        name = "first axis"
+
+        def image(self, features):
+            return features
+
+        def text(self, features):
+            return F.normalize(features * (features > 0.5), dim=-1)
+
+    names, templates = ["red", "blue"], ["{c}", "a green thing not {c}", "white or {c}"]
+    plain = Embedder(color_encoder(), World())
+    refined = Embedder(color_encoder(), World(), refinements=[FirstAxis()])
+    found = class_features(refined, names, templates)
+    rows = []
+    for name in names:
+        prompts = [template.replace("{c}", name) for template in templates]
+        each = [FirstAxis().text(plain.texts([prompt]))[0] for prompt in prompts]
+        rows.append(F.normalize(torch.stack(each).mean(0), dim=0))
+    assert torch.allclose(found, torch.stack(rows), atol=1e-6)
+    late = FirstAxis().text(class_features(plain, names, templates))
+    assert not torch.allclose(found, late, atol=1e-2)
