@@ -77,6 +77,14 @@ def test_the_name_of_a_group_is_in_no_memory(tmp_path: Path, shards: list[str]) 
     assert find_sets(tmp_path / "out", "test")[0].types == ("retrieval",)
 
 
+def test_each_group_is_tested_by_its_share(tmp_path: Path, shards: list[str]) -> None:
+    for share, each in ((0.75, 3), (0.01, 1), (0.99, 3)):
+        out = tmp_path / f"out{share}"
+        counts = holdout(shards, out, "json.of.base", Choice((), 1.0, share))
+        assert counts == {"train": 2, "held": 8 * (4 - each), "test": 8 * each, "groups": 8}
+        assert len(_samples(out / "test")) == 8 * each
+
+
 def test_named_classes_and_their_names(tmp_path: Path, shards: list[str]) -> None:
     (tmp_path / "in/classnames.txt").write_text("".join(f"name {i}\n" for i in range(GROUPS)))
     (tmp_path / "in/zeroshot_classification_templates.txt").write_text("a {c}.\n")

@@ -85,6 +85,13 @@ def test_no_mean_of_items_has_an_interval_over_seeds(study_file, tmp_path) -> No
     assert own.interval == pytest.approx((-0.55 - half, -0.55 + half))
 
 
+def test_seeds_of_the_same_sign() -> None:
+    base = {s: column(records([1, 1, 1, 0]), "acc1") for s in range(3)}
+    rows = ([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0])
+    own = gap({s: column(records(r), "acc1") for s, r in enumerate(rows)}, base, "x")
+    assert own.value < 0 and own.same_sign == 2
+
+
 def test_partial_results(study_file, tmp_path) -> None:
     store(tmp_path / "out/eval/plain/0", "run", records(RIGHT["plain", "0"], **TAGS))
     store(tmp_path / "out/eval/plain/1", "run", records(RIGHT["plain", "1"], **TAGS))
