@@ -3,8 +3,8 @@
 - the one embedding pass and its cache on disk: `embed.py`, `feature_cache.py`
 - what a task returns, and its intervals: `base.py` (EvalResult, records), `intervals.py`
 - tasks, one file each, file name = kind: `zero_shot.py`, `retrieval.py`, `selection.py`, ...
-- what tasks share: `classification.py`, `logistic.py`, `geometry.py`, `reliability.py`,
-  `wdiscood.py`, `shifts.py`, `subset.py`
+- what tasks share: `classification.py`, `logistic.py`, `probe_texts.py`, `geometry.py`,
+  `reliability.py`, `wdiscood.py`, `shifts.py`, `subset.py`
 - which tasks fit a set; many tasks on a model; is a set whole: `tasks.py`, `suite.py`,
   `validate.py`
 - results on disk and as tables: `results.py`, `table.py`

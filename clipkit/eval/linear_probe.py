@@ -1,7 +1,7 @@
 """Linear probe: logistic regression on frozen features, Radford et al. 2021, appendix A.3.
 
-The strength of the penalty is swept on images cut from the train split; the test split is only
-scored.
+The strength of the penalty is swept on samples cut from the training ones; the test split is only
+scored. `probe_texts.py` has what it learns in place of images.
 
 Shapes: n images, C classes, D embed dim, S draws of a few shots.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,13 @@ from clipkit.eval.classification import confusion, folder_facts, label_ranks, sc
 from clipkit.eval.embed import Embedder
 from clipkit.eval.intervals import Interval, mean_interval
 from clipkit.eval.logistic import Logistic, LogisticProblem
+from clipkit.eval.probe_texts import (
+    caption_features,
+    centre_both,
+    noisy_copies,
+    prompt_features,
+    rows_of_copies,
+)
 
 _LAST = 96  # log steps from C = 1e-6 to 1e6, 8 a decade
 _SWEEP_TOLERANCE = 1e-4  # scikit-learn's own; the final fit is 100 times closer
@@ -40,13 +47,22 @@ class LinearProbeEval:
     part of the train split, then all of it is fitted. For k shots, k images a class are fitted and
     up to 4 others a class choose C; the interval covers the draws of shots and of test images.
 
+    With `train_on` prompts or captions the classifier learns texts, with noise on them, and is
+    scored on images as they are (CLOSE; with `centre` C3). C is chosen on held-out noisy texts.
+
     Args:
         split: Folder or file prefix of the shards that are scored.
         train_split: The same, of the shards that are learned from.
         shots: Images a class for few-shot probes, e.g. [1, 2, 4, 8, 16]; none by default.
         seeds: Draws of the shots, each with its own probe.
         validation_fraction: Part of each class of the train split that chooses C.
-        seed: Of the validation cut and of the draws.
+        seed: Of the validation cut, of the draws and of the noise.
+        train_on: images; prompts: class names in the set's templates; captions: the train split's.
+        noise: Standard deviation added to every dimension of a text. What counts is its length,
+            noise * sqrt(dim): keep it when the dimension changes.
+        copies: Noisy copies of each text.
+        centre: Subtract the mean of the training texts from texts, and the mean of the train
+            split's images from images, before the noise.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("classification",)
@@ -62,10 +78,20 @@ class LinearProbeEval:
         seeds: int = 3,
         validation_fraction: float = 0.2,
         seed: int = 0,
+        train_on: Literal["images", "prompts", "captions"] = "images",
+        noise: float = 0.0,
+        copies: int = 1,
+        centre: bool = False,
     ) -> None:
         self.data, self.name, self.split, self.train_split = data, name, split, train_split
         self.shots, self.seeds = tuple(dict.fromkeys(shots)), seeds
         self.validation_fraction, self.seed = validation_fraction, seed
+        self.train_on, self.noise, self.copies, self.centre = train_on, noise, copies, centre
+
+    @property
+    def _reads_train(self) -> bool:
+        """Whether a train split is wanted; prompts need class names only."""
+        return self.train_on != "prompts" or self.centre
 
     def check(self) -> tuple[WdsFolder, WdsFolder]:
         """(train, test) folders.
@@ -80,10 +106,25 @@ class LinearProbeEval:
             raise ConfigError(
                 f"linear_probe.validation_fraction={self.validation_fraction}: give 0 < x < 1"
             )
+        self._check_texts()
+        if not self._reads_train:
+            test = open_folder(self.data, self.split, kind="classification")
+            return test, test
         train, test = open_splits(self.data, self.train_split, self.split)
         if self.shots:
             self._check_shots(train)
         return train, test
+
+    def _check_texts(self) -> None:
+        if self.noise < 0 or self.copies < 1:
+            raise ConfigError("linear_probe: noise starts at 0, copies at 1")
+        if self.train_on == "images" and (self.noise or self.copies > 1 or self.centre):
+            raise ConfigError(
+                "linear_probe: noise, copies and centre are for texts; set train_on to prompts or "
+                "captions"
+            )
+        if self.train_on != "images" and self.shots:
+            raise ConfigError("linear_probe: shots count images; leave out shots, or train_on")
 
     def _check_shots(self, train: WdsFolder) -> None:
         counts = np.bincount(train.labels(), minlength=len(train.classnames))
@@ -98,15 +139,21 @@ class LinearProbeEval:
     def run(self, model: Embedder) -> EvalResult:
         """Evaluate on all ranks; every rank gets the result."""
         train, test = self.check()
-        features, targets = model.images(train), torch.tensor(train.labels())
+        features, targets = self._training(model, train)
         images, labels = model.images(test), torch.tensor(test.labels())
-        bench = Bench(features, targets, len(train.classnames), model.encoder.device)
         fit, held = cut_fraction(targets, self.validation_fraction, self.seed)
         if not len(held):
+            what = f"{self.train_split} images" if self.train_on == "images" else self.train_on
             raise DataError(
-                f"evaluation set '{train.root}': no class has two {self.train_split} images, so "
-                f"none can choose C; a linear probe needs more"
+                f"evaluation set '{train.root}': no class has two {what}, so none can choose C; a "
+                f"linear probe needs more"
             )
+        if self.centre:
+            features, images = centre_both(features, images, model.images(train))
+        features = noisy_copies(features, self.noise, self.copies, self.seed)
+        fit, held = (rows_of_copies(rows, len(targets), self.copies) for rows in (fit, held))
+        targets = targets.repeat(self.copies)
+        bench = Bench(features, targets, len(train.classnames), model.encoder.device)
         c, start = bench.sweep(fit, held)
         probe = bench.problem(torch.arange(len(targets))).fit(c, start)
         records = score_records(test, probe.log_probabilities(images), labels, "lp_", (1, 5))
@@ -125,8 +172,16 @@ class LinearProbeEval:
                 "sweep": bench.tried,
                 "few_shot": [few.to_json() for few in found],
             },
-            provenance=self._provenance(train, test, probe, c),
+            provenance=self._provenance(test, bench, probe, c),
         )
+
+    def _training(self, model: Embedder, train: WdsFolder) -> tuple[Tensor, Tensor]:
+        """(n, D) features of what is learned from, and its classes (n,)."""
+        if self.train_on == "prompts":
+            return prompt_features(model, train)
+        if self.train_on == "captions":
+            return caption_features(model, train)
+        return model.images(train), torch.tensor(train.labels())
 
     def _few(self, bench: Bench, k: int, images: Tensor, labels: Tensor) -> FewShot:
         """Probes of k shots, one a seed."""
@@ -141,12 +196,12 @@ class LinearProbeEval:
         return found
 
     def _provenance(
-        self, train: WdsFolder, test: WdsFolder, probe: Logistic, c: float
+        self, test: WdsFolder, bench: Bench, probe: Logistic, c: float
     ) -> dict[str, Any]:
         return {
             **folder_facts(test),
-            "train_split": self.train_split,
-            "train_samples": len(train),
+            "train_split": self.train_split if self._reads_train else None,
+            "train_samples": len(bench.targets) // self.copies,
             "C": c,
             "iterations": probe.iterations,
             "converged": probe.converged,
@@ -155,6 +210,11 @@ class LinearProbeEval:
             "seeds": self.seeds,
             "fewshot_k": list(self.shots),
             "normalized": True,
+            "train_on": self.train_on,
+            "noise": self.noise,
+            "noise_length": self.noise * math.sqrt(probe.weight.shape[1]),
+            "copies": self.copies,
+            "centre": self.centre,
         }
 
 
