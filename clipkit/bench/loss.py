@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from clipkit.bench.measure import extra_mb, free_mb, in_fresh_process, timed
+from clipkit.bench.measure import by_turns, extra_mb, free_mb, in_fresh_process, timed
 from clipkit.contracts import Features, Pair, Tiling
 from clipkit.errors import ClipkitError
 
@@ -98,19 +98,14 @@ def _memory(task: dict[str, Any]) -> dict[str, float]:
 
 
 def _time(task: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """(cpu, wall) of every implementation by turns, so that all see the same machine."""
+    """(cpu, wall) of every implementation."""
     calls = {impl: _call(task, impl, task["batch"]) for impl in task["impls"]}
     for impl in calls:
         _call(task, impl, 256)()
     if task["batch"] <= 4096:
         for call in calls.values():
             call()
-    times: dict[str, list[tuple[float, float]]] = {impl: [] for impl in calls}
-    for _ in range(task["repeats"]):
-        for impl, call in calls.items():
-            usage = timed(call, task["device"])
-            times[impl].append((usage.cpu_s, usage.wall_s))
-    return times
+    return by_turns(calls, task["repeats"], task["device"])
 
 
 TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {"loss_memory": _memory, "loss_time": _time}

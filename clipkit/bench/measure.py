@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,18 @@ def timed(call: Callable[[], object], device: str = "cpu") -> Usage:
     if device == "cuda":
         torch.cuda.synchronize()
     return Usage(_cpu_seconds() - before, time.perf_counter() - begin)
+
+
+def by_turns(
+    calls: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu"
+) -> dict[str, list[tuple[float, float]]]:
+    """(cpu, wall) seconds of each call, one after the other: all see the same machine."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            usage = timed(call, device)
+            times[name].append((usage.cpu_s, usage.wall_s))
+    return times
 
 
 def _cpu_seconds() -> float:

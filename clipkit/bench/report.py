@@ -19,6 +19,8 @@ _SHORT = {
     "cpu_ratio_to_matmul": "CPU/matmul",
     "wall_ratio_to_matmul": "wall/matmul",
     "cpu_ratio_to_plain": "CPU/plain",
+    "wall_ratio_to_plain": "wall/plain",
+    "held_mb": "held MB",
     "cpu_ratio_to_naive_loss": "CPU/naive loss",
     "cpu_ratio_to_open_clip_accumulation": "CPU/open_clip accumulation",
 }

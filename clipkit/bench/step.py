@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from clipkit.bench.measure import extra_mb, in_fresh_process, timed
+from clipkit.bench.measure import by_turns, extra_mb, in_fresh_process
 from clipkit.contracts import Batch
 from clipkit.dist.group import World
 from clipkit.engine.step import TrainStep
@@ -30,8 +30,8 @@ from clipkit.optim.adamw import build_adamw
 from clipkit.towers.build import build_towers
 from clipkit.towers.dual import DualEncoder
 
-_CONTEXT, _VOCABULARY, _IMAGE = 8, 1000, 32
-_ADAMW: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
+_CONTEXT, VOCABULARY, IMAGE = 8, 1000, 32
+ADAMW: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def model_config(case: Case) -> dict[str, Any]:
     return {
         "embed_dim": case.embed_dim,
         "vision_cfg": {
-            "image_size": _IMAGE,
+            "image_size": IMAGE,
             "patch_size": case.patch_size,
             "width": image_width,
             "layers": image_layers,
@@ -78,7 +78,7 @@ def model_config(case: Case) -> dict[str, Any]:
         },
         "text_cfg": {
             "context_length": _CONTEXT,
-            "vocab_size": _VOCABULARY,
+            "vocab_size": VOCABULARY,
             "width": text_width,
             "heads": text_width // 64,
             "layers": text_layers,
@@ -88,8 +88,8 @@ def model_config(case: Case) -> dict[str, Any]:
 
 def _samples(batch: int) -> Batch:
     g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, 3, _IMAGE, _IMAGE), generator=g, dtype=torch.uint8)
-    texts = torch.randint(1, _VOCABULARY, (batch, 1, _CONTEXT), generator=g)
+    images = torch.randint(0, 256, (batch, 3, IMAGE, IMAGE), generator=g, dtype=torch.uint8)
+    texts = torch.randint(1, VOCABULARY, (batch, 1, _CONTEXT), generator=g)
     return Batch({"image": images}, {"text": texts}, torch.arange(batch))
 
 
@@ -99,7 +99,7 @@ def clipkit_step(case: Case, chunks: int, device: str) -> Callable[[], None]:
     towers = build_towers(model_config(case))
     model = DualEncoder(towers.clip, mean=towers.mean, std=towers.std).to(device).train()
     world = World(device=torch.device(device))
-    strategy = TorchStrategy(model, build_adamw(model, **_ADAMW), world, clip_norm=None)
+    strategy = TorchStrategy(model, build_adamw(model, **ADAMW), world, clip_norm=None)
     step = TrainStep(strategy, [(InfoNCELoss(), 1.0)], [], chunk_size=case.batch // chunks)
     batch = _samples(case.batch)
     counter = iter(range(10**6))
@@ -118,7 +118,7 @@ def open_clip_step(case: Case, accumulate: int, device: str) -> Callable[[], Non
     samples, size = _samples(case.batch), case.batch // accumulate
     images = samples.images["image"].float() / 127.5 - 1
     texts = samples.texts["text"][:, 0]
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True, **_ADAMW)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True, **ADAMW)
 
     class Loader(list):  # type: ignore[type-arg]
         num_batches, num_samples = accumulate, case.batch
@@ -176,12 +176,7 @@ def _time(task: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     calls = {impl: build(case, impl, task["device"]) for impl in task["impls"]}
     for call in calls.values():
         call()
-    times: dict[str, list[tuple[float, float]]] = {impl: [] for impl in calls}
-    for _ in range(case.repeats):
-        for impl, call in calls.items():
-            usage = timed(call, task["device"])
-            times[impl].append((usage.cpu_s, usage.wall_s))
-    return times
+    return by_turns(calls, case.repeats, task["device"])
 
 
 def _case(task: dict[str, Any]) -> Case:

@@ -1,4 +1,4 @@
-"""`clipkit bench loss|step|retrieval|loader`: cost beside peers, measured in the same run.
+"""`clipkit bench loss|step|addons|retrieval|loader`: cost beside peers, measured in the same run.
 
 `clipkit bench study` runs rows of commands and compares what they give.
 """
@@ -23,6 +23,11 @@ _LOSS_COLUMNS = [
 _STEP_COLUMNS = [
     "case", "impl", "batch", "chunks", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_plain",
     "cpu_ratio_to_naive_loss", "cpu_ratio_to_open_clip_accumulation",
+]  # fmt: skip
+
+_ADDON_COLUMNS = [
+    "case", "impl", "batch", "held_mb", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_plain",
+    "wall_ratio_to_plain",
 ]  # fmt: skip
 
 _RETRIEVAL_COLUMNS = [
@@ -85,6 +90,24 @@ def step(
 
     base = _base(threads, device)
     _collect("step", bench.rows(base), base, as_json, out, _STEP_COLUMNS)
+
+
+@app.command("addons")
+def addons(
+    as_json: Json = False,
+    out: Out = Path("runs/bench"),
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """A training step with each add-on beside the plain one. About 10 minutes, 3 GB.
+
+    Held MB: weights, moments and what the add-on keeps. MB: peak of a step beyond that. Ratios are
+    medians over interleaved steps.
+    """
+    from clipkit.bench import addons as bench
+
+    base = _base(threads, device)
+    _collect("addons", bench.rows(base), base, as_json, out, _ADDON_COLUMNS)
 
 
 @app.command("retrieval")

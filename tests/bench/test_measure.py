@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipkit.bench.measure import extra_mb, in_fresh_process, timed
+from clipkit.bench.measure import by_turns, extra_mb, in_fresh_process, timed
 from clipkit.errors import ClipkitError
 
 
@@ -32,3 +32,10 @@ def test_a_failing_process_is_one_error() -> None:
     task = {"what": "loss_memory", "impl": "nothing", "threads": 1, "device": "cpu"}
     with pytest.raises(ClipkitError, match="bench loss_memory nothing"):
         in_fresh_process(task)
+
+
+def test_calls_take_turns() -> None:
+    seen: list[str] = []
+    times = by_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
+    assert seen == ["a", "b"] * 3
+    assert {n: len(t) for n, t in times.items()} == {"a": 3, "b": 3}
