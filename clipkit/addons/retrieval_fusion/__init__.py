@@ -140,7 +140,8 @@ class RetrievalFusion(AddOn):
         """
         if not sources:
             raise ConfigError(f"{KIND}: samples have numbers in data.mode=indexed only; set it")
-        self.neighbours.check_counts([int(n) for s in sources for n in s.counts])
+        parts = [(s.part_name(i), int(n)) for s in sources for i, n in enumerate(s.counts)]
+        self.neighbours.check_shards(parts)
 
     def sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Features and mask of the sample's neighbours become extras."""

@@ -163,5 +163,6 @@ class FusionHeads(nn.Module):
         if not (self.training and self.query_dropout):
             return features
         drawn = torch.rand(len(features), device=features.device) < self.query_dropout
-        direction = F.normalize(torch.randn_like(features), dim=-1)
-        return torch.where((drawn & mask.any(dim=1))[:, None], direction, features)
+        direction = F.normalize(torch.randn(features.shape, device=features.device), dim=-1)
+        replaced = (drawn & mask.any(dim=1))[:, None]
+        return torch.where(replaced, direction.to(features.dtype), features)

@@ -39,7 +39,7 @@ class Neighbours:
             facts = json.loads(path.read_text(encoding="utf-8"))
             self.k, self.search = int(facts["k"]), str(facts["search"])
             self.weights_hash, self.memory = str(facts["weights_hash"]), str(facts["memory"])
-            self.counts = [int(shard["rows"]) for shard in facts["shards"]]
+            self.shards = [(str(s["path"]), int(s["rows"])) for s in facts["shards"]]
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror}); write it with clipkit-data neighbours"
@@ -62,7 +62,7 @@ class Neighbours:
         return np.array(self._rows[side][sample_id, :k])
 
     def _opened(self, side: str) -> np.ndarray:
-        path, shape = self.folder / f"{side}.npy", (sum(self.counts), self.k)
+        path, shape = self.folder / f"{side}.npy", (sum(rows for _, rows in self.shards), self.k)
         try:
             found = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -95,21 +95,26 @@ class Neighbours:
         for side in SIDES:
             self._opened(side)
 
-    def check_counts(self, counts: Sequence[int]) -> None:
-        """See that they belong to shards of these counts, in this order.
+    def check_shards(self, shards: Sequence[tuple[str, int]]) -> None:
+        """See that samples are numbered as in these shards; told by file names and counts.
+
+        Args:
+            shards: (path or URL, samples) in the order of training.
 
         Raises:
             DataError: Names the first difference.
         """
-        if self.counts == list(counts):
+        own, given = ([(p.rpartition("/")[2], n) for p, n in s] for s in (self.shards, shards))
+        if own == given:
             return
-        pairs = zip(self.counts, counts)
-        first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        if first is None:
-            what = f"{len(self.counts)} shards, data.train has {len(counts)}"
-        else:
-            what = f"{self.counts[first]} samples in shard {first}, there are {counts[first]}"
+        what = f"they are of {len(own)} shards, data.train has {len(given)}"
+        for number, (mine, other) in enumerate(zip(own, given)):
+            if mine != other:
+                what = "shard {} is {} with {} samples, in data.train {} with {}".format(
+                    number, *mine, *other
+                )
+                break
         raise DataError(
             f"{self.folder}: neighbours of other data: {what}; run clipkit-data neighbours on "
-            f"embeddings of the very shards of data.train, in their order"
+            f"embeddings of the shards of data.train, in their order"
         )

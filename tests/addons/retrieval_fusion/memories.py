@@ -80,7 +80,7 @@ def write_neighbours(
         "search": "uni",
         "weights_hash": memory.weights_hash,
         "memory": memory.name,
-        "shards": [{"name": f"{i}.tar", "rows": n} for i, n in enumerate(counts)],
+        "shards": [{"path": f"/here/{i}.tar", "rows": n} for i, n in enumerate(counts)],
     }
     (folder / "neighbours.json").write_text(json.dumps({**known, **facts}))
     return folder

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_rows_of_a_sample(folder: Path) -> None:
     own = Neighbours(folder)
-    assert (own.k, own.search, own.counts) == (4, "uni", COUNTS)
+    assert (own.k, own.search, own.shards[0]) == (4, "uni", ("/here/0.tar", 5))
     for side in ("image", "text"):
         table = np.load(folder / f"{side}.npy")
         assert all((own.rows(side, i, 3) == table[i, :3]).all() for i in range(8))
@@ -52,11 +52,20 @@ def test_neighbours_that_do_not_fit(
 
 def test_other_shards(folder: Path) -> None:
     own = Neighbours(folder)
-    own.check_counts(COUNTS)
-    with pytest.raises(DataError, match="5 samples in shard 0, there are 3.*data.train"):
-        own.check_counts(COUNTS[::-1])
-    with pytest.raises(DataError, match="2 shards, data.train has 3"):
-        own.check_counts([*COUNTS, 1])
+    own.check_shards([("s3://moved/0.tar", 5), ("1.tar", 3)])
+    for shards, message in [
+        (
+            [("0.tar", 4), ("1.tar", 3)],
+            "shard 0 is 0.tar with 5 samples, in data.train 0.tar with 4",
+        ),
+        (
+            [("0.tar", 5), ("2.tar", 3)],
+            "shard 1 is 1.tar with 3 samples, in data.train 2.tar with 3",
+        ),
+        ([("0.tar", 5)], "they are of 2 shards, data.train has 1"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            own.check_shards(shards)
 
 
 def test_damage(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,16 @@ from tests.addons.retrieval_fusion.memories import PlainMemory, unit, write_neig
 from tests.tiny_model import MODEL_CFG
 
 COUNTS = [5, 3]
+
+
+class Parts:
+    """A source of these of the shards."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers, self.counts = numbers, np.array([COUNTS[n] for n in numbers])
+
+    def part_name(self, part: int) -> str:
+        return f"/there/{self.numbers[part]}.tar"
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +79,10 @@ def test_the_memory_must_be_of_the_first_weights(
 def test_neighbours_must_be_of_the_memory_and_of_the_shards(
     towers: Any, addon: RetrievalFusion, memory: PlainMemory
 ) -> None:
-    addon.check_data([SimpleNamespace(counts=np.array(COUNTS))])  # type: ignore[list-item]
-    parts = [SimpleNamespace(counts=np.array([n])) for n in COUNTS]  # of a mixture
-    addon.check_data(parts)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="5 samples in shard 0, there are 4"):
-        addon.check_data([SimpleNamespace(counts=np.array([4, 3]))])  # type: ignore[list-item]
+    addon.check_data([Parts([0, 1])])  # type: ignore[list-item]
+    addon.check_data([Parts([0]), Parts([1])])  # type: ignore[list-item]  # numbered through
+    with pytest.raises(DataError, match="shard 0 is 0.tar with 5 samples, in data.train 1.tar"):
+        addon.check_data([Parts([1, 0])])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="data.mode=indexed"):
         addon.check_data([])
     memory.name = "grown"
