@@ -146,7 +146,7 @@ def load(
     Raises:
         CheckpointError: Nothing there, or damaged; names the file. As `refinements_of`.
     """
-    _check_options(calibration, memory, fusion, refine, shift)
+    check_options(calibration, memory, fusion, refine, shift)
     if not calibration and memory is None:
         towers = load_towers(path)
         return towers.clip.to(device), towers.preprocess, towers.tokenizer
@@ -242,7 +242,7 @@ def refinements_of(
         CheckpointError: Calibration or memory of other weights, or no heads in the checkpoint.
         ConfigError: An option without what it is for.
     """
-    _check_options(calibration, memory, method, sides, shift)
+    check_options(calibration, memory, method, sides, shift)
     if not calibration and memory is None:
         return []
     place = resolve(path, arch)
@@ -259,9 +259,14 @@ def refinements_of(
     return found
 
 
-def _check_options(
+def check_options(
     calibration: object, memory: object, method: str, sides: str | None, shift: float | None
 ) -> None:
+    """See that options of `refinements_of` go together, before anything is loaded.
+
+    Raises:
+        ConfigError: They do not.
+    """
     if method not in ("head", "prototype"):
         raise ConfigError(f"fusion '{method}': choose head or prototype")
     if sides not in (None, "both", "image", "text"):

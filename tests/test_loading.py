@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
 
 import clipkit
-from clipkit.errors import CheckpointError
-from clipkit.loading import load_encoder
+from clipkit.addons.retrieval_fusion import Fusion, FusionHeads, Prototype
+from clipkit.addons.retrieval_fusion.head import FusionSettings
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.loading import calibration_path, load_encoder, refinements_of
+from clipkit.retrieval.calibration import Calibration, Centring, Shift
+from clipkit.retrieval.refinement import Refinement
+from tests.addons.retrieval_fusion.memories import PlainMemory
 from tests.e2e.runs import write_run
 from tests.engine.inprocess import fit_in_pool
+from tests.fixtures_model import write_arch
+from tests.fixtures_trained import write_trained_run
 
 SCORE = """
 import io, json, sys, tarfile
@@ -91,17 +102,22 @@ def test_a_script_with_only_open_clip_scores_alike(trained: Path, tmp_path: Path
     assert json.loads(run.stdout.splitlines()[-1]) == {"acc1": results["acc1"], "n": results["n"]}
 
 
-def test_load_needs_neither_deepspeed_wandb_nor_faiss(trained: Path) -> None:
+def test_load_needs_neither_deepspeed_wandb_nor_faiss(trained: Path, tmp_path: Path) -> None:
+    run_folder = trained / "runs" / "r"
+    weights, zero = load_encoder(run_folder).weights_hash, torch.zeros(16, dtype=torch.float64)
+    Calibration(zero, zero, zero, weights).save(tmp_path / "c")
     code = (
         "import sys\n"
         "for name in ('deepspeed', 'wandb', 'faiss', 'webdataset'): sys.modules[name] = None\n"
         "import clipkit\n"
-        f"model, preprocess, tokenizer = clipkit.load({str(trained / 'runs' / 'r')!r})\n"
+        f"model, preprocess, tokenizer = clipkit.load({str(run_folder)!r})\n"
         "print(tuple(model.encode_text(tokenizer(['a'])).shape))\n"
+        f"centred, _, _ = clipkit.load({str(run_folder)!r}, calibration={str(tmp_path / 'c')!r})\n"
+        "print(len(centred.refinements), 'clipkit.retrieval.memory' in sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "(1, 16)"
+    assert run.stdout.split("\n") == ["(1, 16)", "1 False", ""]
 
 
 def test_export_does_not_overwrite(trained: Path, tmp_path: Path) -> None:
@@ -126,3 +142,169 @@ def test_a_changed_export_is_refused(trained: Path, tmp_path: Path) -> None:
     weights.write_bytes(data)
     with pytest.raises(CheckpointError, match="sha256 differs"):
         load_encoder(out)
+
+
+HEAD = FusionSettings(8, k=3, num_heads=2, mlp_ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory) -> tuple[Path, Path, FusionHeads]:  # type: ignore[no-untyped-def]
+    """A run with trained fusion heads, its export, and the heads."""
+    root = tmp_path_factory.mktemp("fused")
+    torch.manual_seed(3)
+    heads = FusionHeads(HEAD)
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    addons = [{}, {"kind": "retrieval_fusion", **HEAD.as_json()}]
+    write_trained_run(root / "run", heads={"fusion": heads}, addons=addons)
+    return root / "run", clipkit.export(root / "run", root / "out"), heads
+
+
+@pytest.fixture
+def memories(monkeypatch) -> list[tuple[object, str]]:  # type: ignore[no-untyped-def]
+    """Every memory opens as a plain one; what was asked for."""
+    asked = []
+
+    def opened(path: object, weights: str) -> PlainMemory:
+        asked.append((path, weights))
+        return PlainMemory(dim=8)
+
+    monkeypatch.setattr("clipkit.retrieval.memory.open_memory", opened)
+    return asked
+
+
+def calibrated(path: Path, out: Path, weights: str | None = None, **facts: Any) -> Calibration:
+    """Means drawn at random, for the weights of a checkpoint."""
+    rng = torch.Generator().manual_seed(0)
+    means = torch.randn(3, 8, generator=rng, dtype=torch.float64) / 8
+    weights = weights or load_encoder(path).weights_hash
+    fitted = Calibration(*means, weights, **facts)
+    fitted.save(out)
+    return fitted
+
+
+@functools.cache
+def inputs(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and tokens."""
+    _, preprocess, tokenizer = clipkit.load(path)
+    rng = np.random.default_rng(0)
+    noise = [Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)) for _ in range(4)]
+    return torch.stack([preprocess(i) for i in noise]), tokenizer(["a", "a red", "two things"])
+
+
+@functools.cache
+def raw(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit features of `inputs` without any refinement."""
+    model, _, _ = clipkit.load(path)
+    assert type(model) in (open_clip.CLIP, open_clip.CustomTextCLIP)
+    pixels, tokens = inputs(path)
+    with torch.no_grad():
+        return model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
+
+
+@torch.no_grad()
+def check_features(path: Path, expected: list[Refinement], **options: Any) -> None:
+    """load() does just these to all features, however they are asked for."""
+    images, texts = raw(path)
+    for refinement in expected:
+        images, texts = refinement.image(images), refinement.text(texts)
+    model, _, _ = clipkit.load(path, **options)
+    assert [r.name for r in model.refinements] == [r.name for r in expected]
+    pixels, tokens = inputs(path)
+    for normalize in (False, True):
+        for got, wanted in (
+            (model.encode_image(pixels, normalize), images),
+            (model.encode_text(tokens, normalize=normalize), texts),
+        ):
+            assert torch.allclose(got, wanted, atol=1e-6) and got.dtype == torch.float32
+            assert torch.allclose(got.norm(dim=1), torch.ones(len(got)), atol=1e-5)
+    whole = model(pixels, tokens)
+    assert torch.allclose(whole[0], images, atol=1e-6)
+    assert torch.allclose(whole[1], texts, atol=1e-6)
+    assert model.visual is not None and model.logit_scale.shape == () and not model.training
+
+
+def test_a_calibration_centres_what_a_loaded_model_gives(fused, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    run, out, _ = fused
+    fitted = calibrated(run, tmp_path / "c")
+    check_features(run, [Centring(fitted)], calibration=tmp_path / "c")
+    check_features(run, [Shift(fitted, 0.5)], calibration=str(tmp_path / "c"), shift=0.5)
+    for place in (run, out):
+        with pytest.raises(CheckpointError, match="no such calibration"):
+            refinements_of(place, calibration=True, weights=fitted.weights_hash)
+        fitted.save(calibration_path(place))
+        check_features(place, [Centring(fitted)], calibration=True)
+        calibration_path(place).unlink()
+    assert calibration_path(run / "checkpoints" / "step_00000003") == calibration_path(run)
+    with pytest.raises(ConfigError, match="name the file"):
+        calibration_path(run / "config.yaml")
+
+
+def test_neither_is_todays_model(fused) -> None:  # type: ignore[no-untyped-def]
+    for options in ({}, {"calibration": None}, {"calibration": False, "memory": None}):
+        model, _, _ = clipkit.load(fused[0], **options)
+        assert type(model) is open_clip.CLIP and refinements_of(fused[0], **options) == []
+
+
+def test_a_memory_refines_by_the_heads_of_a_run_or_its_export(fused, memories) -> None:  # type: ignore[no-untyped-def]
+    run, out, heads = fused
+    memory = PlainMemory(dim=8)
+    for place in (run, out):
+        check_features(place, [Fusion(heads, memory)], memory="m")
+        check_features(place, [Fusion(heads, memory, sides="text")], memory="m", refine="text")
+        check_features(place, [Prototype(memory)], memory=["m", "n"], fusion="prototype")
+    (found,) = refinements_of(run, memory="m", method="prototype", sides="both")
+    assert found.name == Prototype(memory, sides="both").name
+    paths, weights = zip(*memories)
+    assert set(map(str, paths)) == {"m", "['m', 'n']"}
+    assert set(weights) == {load_encoder(run).weights_hash}
+
+
+def test_a_memory_refines_before_the_centring(fused, memories, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    run, _, heads = fused
+    fusion = Fusion(heads, PlainMemory(dim=8))
+    fitted = calibrated(run, tmp_path / "c", refinements=(fusion.name,))
+    options = {"memory": "m", "calibration": tmp_path / "c"}
+    check_features(run, [fusion, Centring(fitted)], **options)
+    with pytest.raises(CheckpointError, match="these have no refinement"):
+        clipkit.load(run, calibration=tmp_path / "c")
+    calibrated(run, tmp_path / "plain")
+    with pytest.raises(CheckpointError, match="was fitted on features with no refinement"):
+        clipkit.load(run, calibration=tmp_path / "plain", memory="m")
+
+
+def test_what_belongs_to_another_model_is_refused(fused, memories, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    calibrated(fused[0], tmp_path / "c", weights="v" * 64)
+    with pytest.raises(CheckpointError, match="fitted on weights vvvvvvvvvvvv, the model has"):
+        clipkit.load(fused[0], calibration=tmp_path / "c")
+    write_trained_run(tmp_path / "plain")
+    for place in (tmp_path / "plain", clipkit.export(tmp_path / "plain", tmp_path / "out")):
+        with pytest.raises(CheckpointError, match="has no fusion heads; train with"):
+            clipkit.load(place, memory="m")
+    for options, words in (
+        ({"shift": 1.0}, "a shift needs means"),
+        ({"refine": "text"}, "give --memory"),
+        ({"fusion": "prototype"}, "give --memory"),
+        ({"memory": "m", "fusion": "mean"}, "choose head or prototype"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            clipkit.load(fused[0], **options)
+
+
+def test_the_weights_hash_of_a_file_with_an_architecture(fused, memories, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    run, out, _ = fused
+    fitted = calibrated(run, tmp_path / "c")
+    arch, weights = str(write_arch(tmp_path)), out / "open_clip_model.safetensors"
+    (found,) = refinements_of(weights, calibration=tmp_path / "c", arch=arch)
+    assert found.name == Centring(fitted).name
+    with pytest.raises(CheckpointError, match="has no fusion heads"):
+        refinements_of(weights, memory="m", arch=arch)
+
+
+def test_a_copy_of_a_refined_model_is_refined(fused, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    calibrated(fused[0], tmp_path / "c")
+    model, _, _ = clipkit.load(fused[0], calibration=tmp_path / "c")
+    _, tokens = inputs(fused[0])
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(model).encode_text(tokens), model.encode_text(tokens))
+    assert set(model.state_dict()) == set(clipkit.load(fused[0])[0].state_dict())

@@ -34,13 +34,22 @@ ShiftOption = Annotated[
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """What a command line asks for; nothing by default."""
+    """What a command line asks for; nothing by default.
+
+    Raises:
+        ConfigError: An option without what it is for.
+    """
 
     calibration: str | None = None
     memory: str | None = None
     fusion: str = "head"
     refine: str | None = None
     shift: float | None = None
+
+    def __post_init__(self) -> None:
+        from clipkit.loading import check_options
+
+        check_options(self.calibration, self.memory, self.fusion, self.refine, self.shift)
 
     def build(
         self, place: str | Path, encoder: FeatureEncoder, arch: str | None = None
