@@ -11,6 +11,7 @@
 - two models side by side; floors and drops for CI: `compare.py`, `paired.py`, `gate.py`, `junit.py`
 - the HTML report: `report*.py`, `report.html.j2`, `plots.py`, `thumbnails.py`, `plain_text.py`
 - folders of embeddings, and search in them: `embedding_*.py`, `contact_sheet.py`
+- modality means fitted on a set, for `clipkit calibrate`: `modality_means.py`
 
 To add a task: a file that ends with `PART = TheClass`. The class names the types of data sets it
 `reads`, takes the data folder and name before the `*` and its YAML arguments after it, opens its
