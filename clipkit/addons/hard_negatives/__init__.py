@@ -20,6 +20,8 @@ from clipkit.addons.hard_negatives.phrases import read_phrases
 from clipkit.addons.hard_negatives.texts import TextNegatives
 from clipkit.addons.hard_negatives.true_captions import mask_true_captions
 from clipkit.contracts import Batch, Pair
+from clipkit.data.negatives import KINDS, CaptionEditor
+from clipkit.data.negatives.editor import STYLES
 from clipkit.data.samples import Sample
 from clipkit.errors import ConfigError
 
@@ -108,10 +110,9 @@ class HardNegatives(AddOn):
             forbid += read_phrases(self.forbid_file)
         editor = None
         if self.source != "json" or forbid:
-            from clipkit.data.negatives import KINDS, CaptionEditor
-
-            styles = self.styles or ("replace", "swap")
-            editor = CaptionEditor(self.kinds or KINDS, styles, tagger=self.tagger, forbid=forbid)
+            editor = CaptionEditor(
+                self.kinds or KINDS, self.styles or STYLES, tagger=self.tagger, forbid=forbid
+            )
         return TextNegatives(
             self.count,
             source=self.source,

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.captions import CaptionRule, clean
+from clipkit.data.negatives import CaptionEditor
+from clipkit.data.negatives.edits import plain
 from clipkit.data.samples import Sample, derived
 
 _OTHER_CAPTIONS = CaptionRule(("json.caption", "json.captions"))
-
-
-class Editor(Protocol):
-    """What makes negatives from a caption: data/negatives' CaptionEditor."""
-
-    def negatives(
-        self, caption: str, count: int, rng: np.random.Generator, avoid: Sequence[str] = ()
-    ) -> Sequence[Any]:
-        """At most `count` different ones, each with its `text`."""
-        ...
-
-    def allows(self, text: str) -> bool:
-        """Whether `text` names nothing that is forbidden."""
-        ...
 
 
 @dataclass
@@ -45,7 +32,7 @@ class TextNegatives:
     count: int
     source: Literal["rules", "json", "both"] = "json"
     tags: Collection[str] | None = None
-    editor: Editor | None = None
+    editor: CaptionEditor | None = None
     first_or_none: bool = False
 
     def add_to(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -101,8 +88,3 @@ def _strings(meta: dict[str, Any], key: str) -> list[str | None]:
     listed = meta.get(key)
     found = listed if isinstance(listed, list) else []
     return [entry if isinstance(entry, str) else None for entry in found]
-
-
-def plain(text: str) -> str:
-    """Words alone: captions that differ in case, space or punctuation are the same."""
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()

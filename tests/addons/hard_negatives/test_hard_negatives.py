@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from clipkit.config.load import load_config
 from clipkit.config.parts import read_part
 from clipkit.contracts import Batch
 from clipkit.data.loader import IndexedLoader
+from clipkit.data.negatives import KINDS
+from clipkit.data.negatives.editor import STYLES
 from clipkit.data.samples import Sample
 from clipkit.dist.group import World
 from clipkit.engine.build import build_run
@@ -85,6 +88,12 @@ class TestSettings:
         info = read_part("addons", "hard_negatives")
         assert info.doc.endswith(".") and all(p.doc for p in info.parameters)
 
+    def test_kinds_and_styles_are_those_of_the_rules(self) -> None:
+        found = {p.name: p.annotation for p in read_part("addons", "hard_negatives").parameters}
+        for name, known in (("kinds", KINDS), ("styles", STYLES)):
+            (listed, _) = get_args(found[name])
+            assert get_args(get_args(listed)[0]) == known
+
     def test_a_missing_file_is_said_before_the_first_batch(self, tmp_path: Path) -> None:
         addon = HardNegatives(forbid_file=str(tmp_path / "none.txt"))
         with pytest.raises(ConfigError, match="forbid_file"):
@@ -97,12 +106,21 @@ class TestSettings:
             HardNegatives(source="json", **form).transform_batch(batch)
 
 
+def letters(texts: list[str]) -> torch.Tensor:
+    """A tokenizer for any text."""
+    return torch.tensor([list(text.encode()[:60].ljust(60)) for text in texts])
+
+
 def loader_of(
-    tmp_path: Path, shards: list[str], addon: HardNegatives, **data: Any
+    tmp_path: Path,
+    shards: list[str],
+    addon: HardNegatives,
+    tokenizer: Callable[[list[str]], torch.Tensor] = number_tokenizer,
+    **data: Any,
 ) -> IndexedLoader:
     """A loader over `shards` of one rank."""
     path = write_run(tmp_path, data={"train": shards, "streams": 2, **data})
-    parts = SimpleNamespace(image_size=(8, 8), tokenizer=number_tokenizer)
+    parts = SimpleNamespace(image_size=(8, 8), tokenizer=tokenizer)
     loader = build_loader(load_config(path), parts, [addon], World())  # type: ignore[arg-type]
     assert isinstance(loader, IndexedLoader)
     return loader
@@ -165,6 +183,63 @@ class TestLoader:
         addon = pickle.loads(pickle.dumps(HardNegatives(source="json", count=2)))
         sample = Sample({}, {"text": ["a"]}, meta={"negatives": ["b"]})
         assert addon.sample(sample, np.random.default_rng(0)).masks["negative"] == [True, False]
+
+
+def negatives_of(caption: str, meta: dict[str, Any] | None = None, **settings: Any) -> list[str]:
+    """Valid negatives of a caption over many draws."""
+    addon, found = HardNegatives(**settings), set()
+    for seed in range(25):
+        sample = Sample({}, {"text": [caption]}, meta=meta or {})
+        sample = addon.sample(sample, np.random.default_rng(seed))
+        texts, valid = sample.texts["negative"], sample.masks["negative"]
+        assert len(texts) == len(valid) == addon.count and all(texts)
+        assert all(text == caption for text, mask in zip(texts, valid) if not mask)
+        found |= {text for text, mask in zip(texts, valid) if mask}
+    return sorted(found)
+
+
+class TestRules:
+    caption = "a red circle and a blue square"
+
+    def test_kinds_and_styles_choose(self) -> None:
+        colors = negatives_of(self.caption, count=2, kinds=["color"], styles=["replace"])
+        assert colors and all("circle" in t and "square" in t for t in colors)
+        swapped = negatives_of(self.caption, styles=["swap"], kinds=["color"])
+        assert swapped == ["a blue circle and a red square"]
+
+    def test_no_caption_is_valid_negative_of_itself(self) -> None:
+        found = negatives_of(self.caption, {"captions": ["A blue circle and a red square."]})
+        assert found and "a blue circle and a red square" not in found
+        assert negatives_of("xyzzy") == []
+
+    def test_forbidden_combinations(self, tmp_path: Path) -> None:
+        (tmp_path / "demo.json").write_text('{"held_out": ["blue circle"]}')
+        forbid: dict[str, Any] = {"forbid_file": str(tmp_path / "demo.json"), "forbid": ("red s",)}
+        meta = {"negatives": ["a blue circle and a red square", "a red s"]}
+        free = negatives_of(self.caption, meta, count=4, source="both")
+        kept = negatives_of(self.caption, meta, count=4, source="both", **forbid)
+        assert set(meta["negatives"]) <= set(free)
+        assert kept and not any("blue circle" in t or t == "a red s" for t in kept)
+        assert negatives_of(self.caption, meta, source="json", **forbid) == []
+
+    @pytest.mark.filterwarnings("ignore:This DataLoader will create")
+    @pytest.mark.parametrize("workers", [0, pytest.param(3, marks=pytest.mark.slow)])
+    def test_the_same_from_any_worker(self, tmp_path: Path, workers: int) -> None:
+        members: list[tuple[str, bytes]] = []
+        for i in range(32):
+            caption = f"{i % 7 + 2} red dogs left of a blue circle, number {i}"
+            members += [(f"{i}.png", noise_bytes(i)), (f"{i}.txt", caption.encode())]
+        shards = [str(write_tar(tmp_path / "0.tar", members))]
+
+        def tokens(w: int, first: int) -> list[Batch]:
+            addon = HardNegatives(count=3, forbid=("blue dogs",))
+            loader = loader_of(tmp_path, shards, addon, letters, workers=w)
+            loader.load_state_dict({**loader.state_dict(), "step": first})
+            return take(loader, 4 - first)
+
+        whole = tokens(0, 0)
+        assert whole[0].masks["negative"].float().mean() > 0.9
+        assert same(tokens(workers, 1), whole[1:])
 
 
 class TestMinedNeighbours:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clipkit.addons.hard_negatives.texts import TextNegatives, plain
+from clipkit.addons.hard_negatives.texts import TextNegatives
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.samples import Sample
 
@@ -114,8 +114,3 @@ def test_a_draw_changes_no_other():
 def test_goes_to_workers():
     texts = pickle.loads(pickle.dumps(TextNegatives(2, editor=Numbered())))
     assert texts == texts and texts.count == 2
-
-
-def test_plain_words():
-    assert plain(" A  Red-circle! ") == plain("a red circle") == "a red circle"
-    assert plain("Straße 犬") == "strasse 犬"
