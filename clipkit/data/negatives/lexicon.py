@@ -104,6 +104,7 @@ def lexicon() -> Lexicon:
     classes = {name: frozenset(str(word) for word in listed) for name, listed in words.items()}
     numbers = _read("numbers")
     classes |= {"measures": frozenset(numbers["measures"]), "clock": frozenset(numbers["clock"])}
+    classes["counting"] = frozenset(numbers["words"])
     counting = Group("number", "number")
     for word in numbers["words"]:
         counting.options.setdefault("", []).append(Option(word, word))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from clipkit.data.negatives.lexicon import Entry, lexicon
 
 _WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”")
+_READ = 50  # words; a text encoder sees hardly more, and a change beyond would change nothing
 _ADJECTIVE = ("ful", "ous", "less", "ish", "ed")
 
 
@@ -34,7 +36,7 @@ class Caption:
 
     Attributes:
         text: As given.
-        words: In lower case.
+        words: In lower case; the first 50.
         starts, ends: Where each lies in `text`.
         terms: By first word; several where a phrase has several meanings.
         present: Concepts that any word may name, whether or not it is read so.
@@ -44,7 +46,7 @@ class Caption:
         self.text = text
         self.lexicon = lexicon()
         self.classes = self.lexicon.classes
-        found = list(_WORD.finditer(text))
+        found = list(itertools.islice(_WORD.finditer(text), _READ))
         self.starts = [match.start() for match in found]
         self.ends = [match.end() for match in found]
         self.words = [match.group().lower().replace("’", "'") for match in found]
@@ -106,12 +108,14 @@ class Caption:
     def _of_one_number(
         self, entries: tuple[Entry, ...], first: int, last: int
     ) -> tuple[Entry, ...]:
-        """Of "sheep", one or many, the one that what stands before it asks for."""
-        nouns = [entry for entry in entries if entry.noun]
-        if len({entry.form for entry in nouns}) < 2:
+        """Of "sheep", one or many, what the word before it says; neither where it says nothing."""
+        if len({entry.form for entry in entries if entry.noun}) < 2:
             return entries
-        alone = first == 0 and last == len(self.words) - 1
-        form = "one" if alone or self.word(first - 1) in ("a", "an", "one") else "many"
+        before, form = self.word(first - 1), ""
+        if before in ("a", "an", "one") or len(self.words) == last - first + 1:
+            form = "one"
+        elif self.of(first - 1, "several") or self.of(first - 1, "counting"):
+            form = "many"
         return tuple(entry for entry in entries if not entry.noun or entry.form == form)
 
     def of(self, i: int, name: str) -> bool:

@@ -267,7 +267,9 @@ def _does(caption: Caption, term: Term) -> bool:
         return False
     follower = caption.starting(term.last + 1)
     return caption.closes(term.last) or any(
-        t.entry.kind == "spatial" or t.entry.group.name == "skin tone" for t in follower
+        t.entry.group.name == "skin tone"
+        or (t.entry.kind == "spatial" and "follows" not in t.entry.group.rule)
+        for t in follower
     )
 
 
