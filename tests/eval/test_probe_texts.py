@@ -19,6 +19,7 @@ from clipkit.data.wds_write import write_folder
 from clipkit.dist.group import World
 from clipkit.errors import ConfigError, DataError
 from clipkit.eval.base import EvalResult
+from clipkit.eval.classification import score_records
 from clipkit.eval.embed import Embedder
 from clipkit.eval.linear_probe import LinearProbeEval
 from clipkit.eval.probe_texts import (
@@ -120,6 +121,9 @@ def test_the_probe_equals_scikit_learn_on_the_same_noisy_texts(paints: Path, tra
     images = model.images(test).double().numpy()
     assert result.metrics["lp_acc1"] == pytest.approx(peer.score(images, test.labels()))
     assert [r["predicted"] for r in result.records] == [NAMES[p] for p in peer.predict(images)]
+    scores = torch.from_numpy(peer.predict_log_proba(images))
+    wanted = [r["margin"] for r in score_records(test, scores, torch.tensor(test.labels()))]
+    assert [r["margin"] for r in result.records] == pytest.approx(wanted, abs=1e-2)
     assert result.metrics["lp_acc1"] > 0.5
     facts = result.provenance
     assert facts["train_samples"] == len(rows) and facts["train_on"] == train_on
