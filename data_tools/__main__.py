@@ -14,8 +14,10 @@ from data_tools.filter.command import filter_command
 from data_tools.holdout import holdout_command
 from data_tools.index import index
 from data_tools.memory.command import app as memory
+from data_tools.mine.command import mine
 from data_tools.mixed import mixed
 from data_tools.negatives.command import negatives
+from data_tools.neighbours.command import neighbours
 from data_tools.questions import questions
 from data_tools.reshard.command import reshard
 from data_tools.scenes.command import scenes
@@ -116,8 +118,10 @@ app.command()(reshard)
 app.add_typer(dedup, name="dedup")
 app.command()(embed)
 app.add_typer(memory, name="memory")
+app.command()(mine)
 app.command()(mixed)
 app.command()(negatives)
+app.command()(neighbours)
 app.command("filter")(filter_command)
 app.command("holdout")(holdout_command)
 app.command()(stats)

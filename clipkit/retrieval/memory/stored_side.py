@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import DataError
-from clipkit.retrieval.scores import error_bound, full_precision, pair_scores
+from clipkit.retrieval.scores import error_bound, full_precision, pair_scores, tile_scores
 
 Keep = Callable[[Tensor, Tensor, Tensor], Tensor]
 _EXTRA = 8  # rows fetched beyond k
@@ -28,6 +28,7 @@ _GROWTH = 8
 _QUERIES = 4096  # at once; faiss's products are slow for few
 _CANDIDATES = 1 << 18  # at once
 _GATHERED = 1 << 14  # features read at once
+_DENSE = 8  # a product of matrices costs so much less for each pair than single pairs
 
 
 def unit_rows(features: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
@@ -102,12 +103,24 @@ class StoredSide:
 
     def cosines(self, queries: Tensor, rows: Tensor) -> Tensor:
         """(b, w) fp32 scores of (b, D) queries with (b, w) rows; 0 at -1."""
-        own = torch.arange(len(rows)).repeat_interleave(rows.shape[1])  # (b * w,)
-        out = torch.empty(rows.numel())
-        parts = zip(rows.reshape(-1).split(_GATHERED), own.split(_GATHERED), out.split(_GATHERED))
-        for part, query, into in parts:
-            into.copy_(pair_scores(queries, self.unit(part), query, torch.arange(len(part))))
-        return out.view(rows.shape)
+        met = torch.zeros(len(self.features) + 1, dtype=torch.bool)
+        met[rows + 1] = True
+        known = met.nonzero()[:, 0] - 1  # (u,)
+        if len(known) <= _DENSE * rows.shape[1]:  # most queries have most of these rows
+            places = met.cumsum(dim=0)[rows + 1] - 1
+            return self._all_cosines(queries, known).gather(1, places)
+        out = torch.empty(rows.shape)
+        size = max(1, _GATHERED // rows.shape[1])
+        for q, r, into in zip(queries.split(size), rows.split(size), out.split(size)):
+            into.copy_(_row_scores(q, self.unit(r)))
+        return out
+
+    def _all_cosines(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """(b, D) queries, (u,) rows -> (b, u)."""
+        out = torch.empty(len(queries), len(rows))
+        for part, into in zip(rows.split(_GATHERED), out.split(_GATHERED, dim=1)):
+            into.copy_(tile_scores(queries, self.unit(part)))
+        return out
 
     def search(self, queries: Tensor, k: int, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
         """The k best rows of those that may be kept.
@@ -131,7 +144,8 @@ class StoredSide:
         todo = torch.arange(len(queries) if len(self) else 0)
         width = k + _EXTRA if self.exact else _REFINED * k + _EXTRA
         while len(todo):
-            width, unsure = min(width, len(self)), []
+            few = _DENSE * width >= len(self) if self.exact else width >= len(self)
+            width, unsure = len(self) if few else width, []
             for part in todo.split(min(_QUERIES, max(1, _CANDIDATES // width))):
                 found = self._candidates(queries[part], width)
                 kept = found.rows >= 0
@@ -149,24 +163,38 @@ class StoredSide:
     def _candidates(self, queries: Tensor, width: int) -> _Candidates:
         # captions repeat, and with one feature for many rows there may be many candidates
         distinct, copies = torch.unique(queries, dim=0, return_inverse=True)
+        with full_precision():
+            found = (
+                self._all(distinct)
+                if self.exact and width == len(self)
+                else self._proposed(distinct, width)
+            )
+        return _Candidates(*(x[copies] for x in found))
+
+    def _all(self, queries: Tensor) -> _Candidates:
+        rows = torch.arange(len(self)) if self.rows is None else torch.from_numpy(self.rows)
+        scores, order = self._all_cosines(queries, rows).sort(dim=1, descending=True, stable=True)
+        none = torch.full((len(queries),), float("-inf"))
+        return _Candidates(scores, rows[order], none, none > 0)
+
+    def _proposed(self, queries: Tensor, width: int) -> _Candidates:
+        """What faiss finds, with exact scores."""
         if not self.exact:
             self.index.nprobe = self.nprobe
-        guess, places = map(torch.from_numpy, self.index.search(distinct.numpy(), width))
+        guess, places = map(torch.from_numpy, self.index.search(queries.numpy(), width))
         rows = places
         if self.rows is not None:
-            rows = torch.from_numpy(self.rows[places.clamp(min=0)]).masked_fill(places < 0, -1)
-        with full_precision():
-            scores = self.cosines(distinct, rows).masked_fill(rows < 0, float("-inf"))
-        rows, order = rows.sort(dim=1)
-        scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-        rows = rows.gather(1, order)
-        rest = (places[:, -1] >= 0) & (width < len(self))
+            rows = torch.from_numpy(self.rows)[places.clamp(min=0)].masked_fill(places < 0, -1)
+        rows = rows.sort(dim=1).values
+        scores = self.cosines(queries, rows).masked_fill(rows < 0, float("-inf"))
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
         bound = torch.full_like(guess[:, -1], float("-inf"))
         if self.exact:
             # twice: stored rows are of unit length but for a rounding
-            error = 2 * error_bound(distinct.shape[1], torch.float32) * distinct.norm(dim=1)
+            error = 2 * error_bound(queries.shape[1], torch.float32) * queries.norm(dim=1)
             bound = guess[:, -1] + error
-        return _Candidates(*(x[copies] for x in (scores, rows, bound, rest)))
+        rest = (places[:, -1] >= 0) & (width < len(self))
+        return _Candidates(scores, rows.gather(1, order), bound, rest)
 
     def _checked(self, queries: Tensor, k: int) -> Tensor:
         queries = queries.detach().cpu().float().contiguous()
@@ -179,3 +207,16 @@ class StoredSide:
         if not bool(queries.isfinite().all()):
             raise DataError("features hold NaN or infinity; the model is broken")
         return queries
+
+
+def _row_scores(queries: Tensor, features: Tensor) -> Tensor:
+    """(b, D), (b, w, D) -> (b, w) fp32 scores, by products in fp64 as `tile_scores` has them."""
+    product = torch.bmm(features.double(), queries.double()[:, :, None])[..., 0]  # (b, w)
+    lengths = features.norm(dim=2) * queries.norm(dim=1, keepdim=True)
+    error = error_bound(queries.shape[1], torch.float64) * 2 * lengths
+    scores = (product - error).float()
+    unsure = (scores != (product + error).float()).nonzero()  # (p, 2)
+    if len(unsure):
+        i, j = unsure.T
+        scores[i, j] = pair_scores(queries[i], features[i, j], *[torch.arange(len(i))] * 2)
+    return scores
