@@ -123,7 +123,7 @@ def test_the_probe_equals_scikit_learn_on_the_same_noisy_texts(paints: Path, tra
     assert [r["predicted"] for r in result.records] == [NAMES[p] for p in peer.predict(images)]
     scores = torch.from_numpy(peer.predict_log_proba(images))
     wanted = [r["margin"] for r in score_records(test, scores, torch.tensor(test.labels()))]
-    assert [r["margin"] for r in result.records] == pytest.approx(wanted, abs=1e-2)
+    assert [r["margin"] for r in result.records] == pytest.approx(wanted, rel=1e-2)
     assert result.metrics["lp_acc1"] > 0.5
     facts = result.provenance
     assert facts["train_samples"] == len(rows) and facts["train_on"] == train_on
