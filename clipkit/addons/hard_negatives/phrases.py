@@ -23,7 +23,8 @@ def read_phrases(path: str) -> tuple[str, ...]:
         else:
             listed = text.splitlines()
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{where} cannot be read: {reason}") from None
     strings = [p for p in listed if isinstance(p, str)] if isinstance(listed, list) else []
     phrases = tuple(p.strip() for p in strings if p.strip())
     if not phrases:

@@ -171,7 +171,7 @@ class TestRefinedSides:
         assert harden([Pair(columns=("bank",))], 1.0, "texts")[0].columns == ("bank", "negative")
 
 
-@pytest.mark.parametrize("kind", ["infonce", "llave", "siglip"])
+@pytest.mark.parametrize("kind", ["infonce", "llave", "siglip", "dcl"])
 def test_a_further_negative_can_only_cost(kind: str) -> None:
     f = features(num_texts=3)
     losses = []
