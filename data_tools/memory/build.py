@@ -115,7 +115,7 @@ def build_memory(
             "inputs": inputs,
         }
         found_by = {s: {**index, "recall": None} for s, index in indexed.items()}
-        facts["name"] = _digest(digests, sha256(root / TABLE), found_by, options.seed, inputs)
+        facts["name"] = _digest(digests, sha256(root / TABLE), found_by, options.seed)
         facts["files"] = {path.name: path.stat().st_size for path in sorted(root.iterdir())}
         facts["versions"] = {name: version(name) for name in ("clipkit", "faiss-cpu", "numpy")}
         facts["seconds"] = round(time.monotonic() - start, 3)
@@ -162,21 +162,23 @@ def _write_features(
 ) -> str:
     """Write <side>.npy by blocks; returns the hash of its rows."""
     shape = (len(captions), int(sources[0].facts["dim"]))
-    out = np.lib.format.open_memmap(root / f"{side}.npy", "w+", np.float16, shape)
+    described = {"descr": "<f2", "fortran_order": False, "shape": shape}
     digest, first = hashlib.sha256(), 0
     task = bar.add_task(f"{side} features", total=len(captions))
-    for source in sources:
-        for block in source.blocks(side):
-            rows = slice(first, first + len(block))
-            if side == "text":
-                block = np.where(captions[rows, None], block, np.float16(0))
-            if not np.isfinite(block).all():
-                raise DataError(f"{source.place}: holds NaN or infinity; embed the shards anew")
-            out[rows] = block
-            digest.update(np.ascontiguousarray(block).data)
-            first += len(block)
-            bar.advance(task, len(block))
-    out.flush()
+    with open(root / f"{side}.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, described)
+        for source in sources:
+            for block in source.blocks(side):
+                if side == "text":
+                    has = captions[first : first + len(block), None]
+                    block = np.where(has, block, np.float16(0))
+                if not np.isfinite(block).all():
+                    raise DataError(f"{source.place}: holds NaN or infinity; embed the shards anew")
+                content = block.astype("<f2").tobytes()
+                file.write(content)
+                digest.update(content)
+                first += len(block)
+                bar.advance(task, len(block))
     return digest.hexdigest()
 
 
@@ -195,7 +197,11 @@ def _write_index(
         features, rows, kind=kind, nlist=nlist, seed=options.seed,
         tick=lambda done: bar.advance(task, done),
     )  # fmt: skip
-    faiss.write_index(index, str(root / f"{side}.faiss"))
+    try:
+        faiss.write_index(index, str(root / f"{side}.faiss"))
+    except RuntimeError as error:
+        line = str(error).strip().splitlines()[-1][-200:]
+        raise DataError(f"{root / side}.faiss: cannot be written: {line}") from None
     stored = StoredSide(
         features, index, rows=rows, exact=kind == FLAT, nprobe=min(options.nprobe, nlist)
     )

@@ -53,8 +53,8 @@ def build(
 ) -> None:
     """Write a memory of all rows of the embeddings, and measure the recall of its indexes.
 
-    Held in memory is the index of one side: 4 bytes times rows times dim where flat, 1 byte with
-    IVF. Another memory is swapped in by naming its folder.
+    Held in RAM is the index of one side: 4 bytes times rows times dim where flat, 1 byte with IVF.
+    Interrupted, it begins again; done, it is not done again. To swap memories name another folder.
     """
     from data_tools.memory.build import IndexOptions
     from data_tools.memory.sources import open_sources

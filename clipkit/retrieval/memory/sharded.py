@@ -19,7 +19,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.retrieval.memory.base import Memory
 from clipkit.retrieval.memory.folder import FolderMemory
 
@@ -77,28 +77,41 @@ class ShardedMemory(Memory):
         """See `Memory.search`."""
         own = None if own_images is None else own_images.detach().cpu().numpy()
         shared = (queries.detach().cpu().numpy(), side, k, max_similarity, own)
-        tasks = []
-        for part, first in zip(self.parts, self._first):
-            inside = None
-            if exclude is not None:
-                wanted = np.asarray(exclude) - first
-                inside = np.where((wanted >= 0) & (wanted < len(part)), wanted, -1)
-            tasks.append((part.path, inside))
-        found = self._by_ray(tasks, shared) if self.engine == "ray" else [
-            _search(part, inside, shared) for part, (_, inside) in zip(self.parts, tasks)
-        ]  # fmt: skip
+        if self.engine == "ray":
+            found = self._by_ray(exclude, shared)
+        else:
+            numbers = range(len(self.parts))
+            found = [_search(self.parts[i], self._inside(exclude, i), shared) for i in numbers]
         scores, rows = self._merged(found, k)
         return scores.to(queries.device), rows.to(queries.device)
 
-    def _by_ray(
-        self, tasks: list[tuple[str, np.ndarray | None]], shared: tuple[Any, ...]
-    ) -> list[Found]:
+    def _inside(self, rows: np.ndarray | None, number: int) -> np.ndarray | None:
+        """Rows as a part numbers them, -1 for those of others."""
+        if rows is None:
+            return None
+        own = np.asarray(rows) - self._first[number]
+        return np.where((own >= 0) & (own < len(self.parts[number])), own, -1)
+
+    def _by_ray(self, exclude: np.ndarray | None, shared: tuple[Any, ...]) -> list[Found]:
         import ray
 
         _start_ray()
         held = ray.put(shared)
         remote = ray.remote(_search_path)
-        found: list[Found] = ray.get([remote.remote(*task, held) for task in tasks])
+        try:
+            found: list[Found] = ray.get(
+                [
+                    remote.remote(
+                        os.path.abspath(part.path), part.name, self._inside(exclude, number), held
+                    )
+                    for number, part in enumerate(self.parts)
+                ]
+            )
+        except ray.exceptions.RayTaskError as error:
+            raise DataError(f"a Ray task: {error.cause}") from None
+        except ray.exceptions.RayError as error:
+            line = str(error).splitlines()[0]
+            raise DataError(f"a Ray task that searched a memory died: {line}") from None
         return found
 
     def _merged(self, found: Sequence[Found], k: int) -> tuple[Tensor, Tensor]:
@@ -128,13 +141,18 @@ def _restored(paths: list[str], engine: str) -> ShardedMemory:
 
 
 @lru_cache(64)
-def _opened(path: str) -> FolderMemory:
+def _opened(path: str, name: str) -> FolderMemory:
     """A worker serves many searches."""
-    return FolderMemory(path)
+    memory = FolderMemory(path)
+    if memory.name != name:
+        raise DataError(f"{path}: is another memory on this node, or was replaced; start anew")
+    return memory
 
 
-def _search_path(path: str, exclude: np.ndarray | None, shared: tuple[Any, ...]) -> Found:
-    return _search(_opened(path), exclude, shared)
+def _search_path(
+    path: str, name: str, exclude: np.ndarray | None, shared: tuple[Any, ...]
+) -> Found:
+    return _search(_opened(path, name), exclude, shared)
 
 
 def _search(part: FolderMemory, exclude: np.ndarray | None, shared: tuple[Any, ...]) -> Found:

@@ -99,7 +99,7 @@ class StoredSide:
         flat = rows.reshape(-1).cpu().numpy()
         found = np.zeros((len(flat), self.features.shape[1]), np.float32)
         found[flat >= 0] = unit_rows(self.features, flat[flat >= 0])
-        return torch.from_numpy(found).view(*rows.shape, -1).to(rows.device)
+        return torch.from_numpy(found).view(*rows.shape, found.shape[1]).to(rows.device)
 
     def cosines(self, queries: Tensor, rows: Tensor) -> Tensor:
         """(b, w) fp32 scores of (b, D) queries with (b, w) rows; 0 at -1."""
