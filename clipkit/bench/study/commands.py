@@ -124,12 +124,12 @@ def _case_values(study: Study, case: str) -> dict[str, str]:
 
 def setup_chain(study: Study, places: Places) -> Chain:
     """The commands run once, those of all cases."""
-    found = [
+    found = (
         command
         for case in study.cases
         for command in _commands(study.setup, places, _case_values(study, case))
-    ]
-    return Chain("setup", tuple(dict.fromkeys(found)))
+    )
+    return Chain("setup", _once(found))
 
 
 def row_chains(
@@ -139,12 +139,16 @@ def row_chains(
     return [
         Chain(
             " ".join(["row", row, *([case] if case else []), "seed", str(seed)]),
-            tuple(_commands(study.rows[row], places, values_of(study, row, case, seed))),
+            _once(_commands(study.rows[row], places, values_of(study, row, case, seed))),
         )
         for seed in seeds
         for case in study.cases
         for row in rows
     ]
+
+
+def _once(commands: Iterable[Command]) -> tuple[Command, ...]:
+    return tuple(dict.fromkeys(commands))
 
 
 def _commands(lines: Sequence[str], places: Places, values: Mapping[str, str]) -> Iterable[Command]:

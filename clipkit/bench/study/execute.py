@@ -1,7 +1,8 @@
 """Runs the commands that are not done, one process each; a failed one ends its chain.
 
-OUT/.done/<mark>.json says that a command is done; OUT/logs/<mark>.log holds what it said. A command
-is run again when its line, a config it names, or a command before it in its chain has changed.
+OUT/.done/<mark>.json says that a command is done, and after which others; OUT/logs/<mark>.log holds
+what it said. A command is run again when its line or a config it names has changed, or when one
+that it was run after was changed or run since.
 """
 
 from __future__ import annotations
@@ -36,19 +37,36 @@ class StudyFailed(ClipkitError):
 
 
 def read_marker(command: Command) -> dict[str, Any] | None:
-    """What the marker of a done command says; None if it is not done."""
+    """What the marker of a command says; None if there is none."""
+    return _read(_marker(command))
+
+
+def is_done(command: Command) -> bool:
+    """Whether the command has run, and after the last run of those it was run after."""
+    own = read_marker(command)
+    if own is None:
+        return False
+    before = [_read(_marker(command).with_name(f"{mark}.json")) for mark in own.get("after", ())]
+    return all(n is not None and n["finished"] <= own["finished"] for n in before)
+
+
+def _read(marker: Path) -> dict[str, Any] | None:
     try:
-        note = json.loads(_marker(command).read_text(encoding="utf-8"))
+        note = json.loads(marker.read_text(encoding="utf-8"))
         return note if isinstance(note["finished"], int) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def is_done(chain: Chain, place: int) -> bool:
-    """Whether the command at `place` is done, and after all those before it."""
-    notes = [read_marker(command) for command in chain.commands[: place + 1]]
-    own = notes[-1]
-    return own is not None and all(n and n["finished"] <= own["finished"] for n in notes)
+def forget(places: Places, chains: Sequence[Chain]) -> None:
+    """Remove the markers of what is no command of the study any more.
+
+    What such a command wrote may be replaced; were it to come back, it would not be done.
+    """
+    known = {f"{command.mark}.json" for chain in chains for command in chain.commands}
+    for marker in (places.out / ".done").glob("*.json"):
+        if marker.name not in known:
+            marker.unlink()
 
 
 def _marker(command: Command) -> Path:
@@ -79,18 +97,20 @@ class _Runner:
 
     def run(self, chain: Chain) -> bool:
         """Run a chain; False if one of its commands failed."""
-        for place, command in enumerate(chain.commands):
+        before: list[str] = []
+        for command in chain.commands:
             with self.locks[command.mark]:  # rows share commands
                 if command.mark in self.failed:
                     self.failures.append(f"{chain.name}: needs what failed")
                     return False
-                fine = is_done(chain, place) or self._run(chain.name, command)
+                fine = is_done(command) or self._run(chain.name, command, before)
             self.progress.advance(self.task)
             if not fine:
                 return False
+            before.append(command.mark)
         return True
 
-    def _run(self, name: str, command: Command) -> bool:
+    def _run(self, name: str, command: Command, before: Sequence[str]) -> bool:
         log, begin = _log(command), time.perf_counter()
         with log.open("w", encoding="utf-8") as stream:
             stream.write(f"$ {command.shown}\n")
@@ -107,7 +127,8 @@ class _Runner:
         say(f"{name}: {seconds:.1f} s: {escape(command.shown)}", highlight=False)
         if status == 0:
             note = {"command": command.shown, "seconds": round(seconds, 1), **self.facts}
-            write_text(_marker(command), json.dumps({**note, "finished": time.time_ns()}))
+            note |= {"after": list(before), "finished": time.time_ns()}
+            write_text(_marker(command), json.dumps(note))
             return True
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
         for line in [x for x in lines if x.strip()][-_LAST_LINES:]:

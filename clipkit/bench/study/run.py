@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipkit.bench.study.commands import Chain, Places, row_chains, setup_chain
 from clipkit.bench.study.definition import Study
-from clipkit.bench.study.execute import StudyFailed, is_done, run_chains
+from clipkit.bench.study.execute import StudyFailed, forget, is_done, run_chains
 from clipkit.bench.study.numbers import cells
 from clipkit.bench.study.stored import Results
 from clipkit.bench.study.table import facts_of, json_lines, markdown
@@ -53,9 +53,9 @@ class StudyRun:
         """One line a command: whether it is done, and the command."""
         seen = set()
         for chain in (self.setup, *chains):
-            for place, command in enumerate(chain.commands):
+            for command in chain.commands:
                 if command.mark not in seen:
-                    state = "done" if is_done(chain, place) else "to do"
+                    state = "done" if is_done(command) else "to do"
                     yield f"{state:5}  {chain.name}: {command.shown}"
                 seen.add(command.mark)
 
@@ -67,6 +67,7 @@ class StudyRun:
             ConfigError: OUT cannot be written.
         """
         try:
+            forget(self.places, [self.setup, *self.chains(None, None)])
             run_chains(self.setup, chains, self.places, jobs)
         except OSError as error:
             raise ConfigError(f"{self.places.out}: cannot be written: {error}") from None

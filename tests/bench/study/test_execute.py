@@ -47,6 +47,39 @@ def test_what_follows_a_changed_command_runs_again(study_file, ran, tmp_path) ->
     assert sorted(w[1] for w in ran[7:]) == ["eval"] * 4 + ["train"] * 2
 
 
+def test_rows_may_share_commands_in_any_order(study_file, ran) -> None:
+    rows = {
+        "plain": ["clipkit a {seed}", "clipkit b {seed}", "clipkit eval plain {seed}"],
+        "tuned": ["clipkit a {seed}", "clipkit c {seed}", "clipkit a {seed}", "clipkit b {seed}"],
+    }
+    path = study_file(rows=rows)
+    for _ in range(2):
+        _run(path)
+        assert len(ran) == 1 + 2 * 4
+
+
+def test_an_edited_command_and_what_was_run_after_it(study_file, ran) -> None:
+    first = ["clipkit a {seed}", "clipkit b {seed}", "clipkit c {seed}"]
+    path = study_file(rows={"plain": first}, seeds=[0])
+    _run(path)
+    study_file(rows={"plain": [first[0], "clipkit b {seed} x", first[2]]}, seeds=[0])
+    _run(path)
+    assert [w[1] for w in ran] == ["demo", *"abc", *"bc"]
+    study_file(rows={"plain": first}, seeds=[0])  # back: what it wrote then is replaced by now
+    _run(path)
+    assert [w[1] for w in ran][6:] == ["b", "c"]
+
+
+def test_what_follows_a_command_run_again_runs_again(study_file, ran, tmp_path) -> None:
+    path = study_file(rows={"plain": ["clipkit a", "clipkit b"]}, seeds=[0])
+    _run(path)
+    for marker in (tmp_path / "out/.done").iterdir():
+        if "clipkit a" in marker.read_text():
+            marker.unlink()
+    _run(path)
+    assert [w[1] for w in ran] == ["demo", "a", "b", "a", "b"]
+
+
 def test_a_failure_ends_its_chain_alone(study_file, ran, capfd) -> None:
     rows = {
         "plain": ["clipkit train {seed}", "clipkit eval fails {seed}", "clipkit eval plain {seed}"],
