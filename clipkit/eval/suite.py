@@ -24,7 +24,7 @@ from clipkit.retrieval.calibration import Centring, Shift, load_calibration
 from clipkit.retrieval.refinement import Refinement
 
 VERSION = "2"  # raise it when a task's numbers change, so that stored results are computed again
-_LABEL = 80  # characters of refinements in a folder's name
+_LABEL = 100  # characters of refinements in a folder's name
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def refined_facts(facts: ModelFacts, refinements: Sequence[Refinement]) -> Model
     if not refinements:
         return facts
     names = "+".join(r.name for r in refinements)
-    label = re.sub(r"[^\w.+=-]", "-", names)
+    label = re.sub(r"[^\w.+=]+", "-", names).strip("-")
     if len(label) > _LABEL:
         label = f"{label[:_LABEL]}-{digest(names=names)[:8]}"
     return replace(facts, name=f"{facts.name}+{label}")
