@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipkit.addons.base import AddOn
 from clipkit.config.load import load_config
 from clipkit.config.schema import RunConfig
 from clipkit.contracts import Tiling
@@ -18,6 +19,8 @@ from clipkit.errors import ConfigError
 from clipkit.optim.adamw import build_adamw
 from clipkit.optim.groups import build_groups
 from clipkit.optim.schedules import Schedule
+from clipkit.towers.build import Towers
+from clipkit.towers.identity import weights_hash
 from tests.e2e.runs import write_run
 from tests.tiny_model import tiny_model
 
@@ -111,3 +114,32 @@ def test_loss_settings_of_the_engine_reach_the_kernel() -> None:
     step = build_step(config, strategy, [], [])
     assert step.tiling == Tiling(77, "lse", 5, torch.bfloat16, num_nodes=3)
     assert (step.chunk_size, step.text_chunk_size) == (4, 8)
+
+
+class _Heads(AddOn):
+    """Trains one head over towers that it wants frozen."""
+
+    freeze_towers = True
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def prepare(self, towers: Towers) -> None:
+        self.seen.append(weights_hash(towers))
+
+    def heads(self) -> dict[str, torch.nn.Module]:
+        self.seen.append("heads")
+        return {"head": torch.nn.Linear(2, 2)}
+
+
+def test_an_add_on_sees_the_towers_and_may_freeze_them(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    config = load_config(path, ["model.init_logit_bias=-10", "model.patch_dropout=0.5"])
+    addon = _Heads()
+    model, towers = build.build_model(config, [addon])
+    assert addon.seen == [weights_hash(towers), "heads"]
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"heads.head.weight", "heads.head.bias"}  # temperature and bias are not
+    assert {"towers.logit_scale", "towers.logit_bias"} <= {n for n, _ in model.named_parameters()}
+    assert model.frozen_towers == {"image", "text"} and not model.towers.visual.training
+    assert not build.build_model(config, [AddOn()])[0].frozen_towers
