@@ -202,8 +202,16 @@ class Caption:
         if self.of(i, "auxiliaries") or self.names[i]:
             return False
         if self.of(i, "prepositions"):
-            idiom = term.entry.form == "one" and not term.entry.has(("outfit", "mass", "place"))
-            return not idiom or self.words[i] in ("of", "with", "without", "as", "like")
+            if term.entry.has(("outfit", "mass", "place")) or term.entry.form != "one":
+                return True
+            bare = self.words[i] in (
+                "of",
+                "with",
+                "without",
+                "as",
+                "like",
+            )  # else an idiom: "in bed"
+            return bare and not term.entry.has(("scenery",))
         return self.of(i, "closed") or self.may_precede(i)
 
     def may_precede(self, i: int) -> bool:

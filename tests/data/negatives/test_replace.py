@@ -78,6 +78,8 @@ def test_gives_way(kind, caption, some):
         ("children below with sticks", ("spatial",)),
         ("only one slice left", ("spatial",)),
         ("The Red Cross In Green Bay", KINDS),
+        ("three days of sun", ("object",)),
+        ("asleep in bed", ("object",)),
         ("IMG 2041", KINDS),
         ("untitled", KINDS),
         ("", KINDS),
