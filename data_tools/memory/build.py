@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from clipkit.checkpoint.files import sha256
 from clipkit.errors import ConfigError, DataError
 from clipkit.retrieval.memory import SIDES, FolderMemory
 from clipkit.retrieval.memory.folder import FACTS, FORMAT, TABLE
 from clipkit.retrieval.memory.stored_side import StoredSide, unit_rows
 from data_tools.memory.faiss_index import FLAT, IVF, build_index, default_lists
 from data_tools.memory.recall import recall, sampled_rows, true_scores
-from data_tools.memory.sources import SCHEMA, RowSource
+from data_tools.memory.sources import BLOCK, SCHEMA, RowSource
 from data_tools.staging import new_folder
 from data_tools.summary import write_summary
 
@@ -101,7 +102,7 @@ def build_memory(
         return known
     start = time.monotonic()
     with new_folder(out) as root, Progress(console=Console(stderr=True)) as bar:
-        captions = _write_table(root / TABLE, sources)
+        captions, rows = _write_table(root / TABLE, sources)
         sides = options.sides if captions.any() else SIDES[:1]
         digests = [_write_features(root, side, sources, captions, bar) for side in sides]
         indexed = {side: _write_index(root, side, captions, options, bar) for side in sides}
@@ -115,7 +116,7 @@ def build_memory(
             "inputs": inputs,
         }
         found_by = {s: {**index, "recall": None} for s, index in indexed.items()}
-        facts["name"] = _digest(digests, sha256(root / TABLE), found_by, options.seed)
+        facts["name"] = _digest(rows, digests, found_by, options.seed)
         facts["files"] = {path.name: path.stat().st_size for path in sorted(root.iterdir())}
         facts["versions"] = {name: version(name) for name in ("clipkit", "faiss-cpu", "numpy")}
         facts["seconds"] = round(time.monotonic() - start, 3)
@@ -146,15 +147,19 @@ def _finished(out: Path, inputs: str) -> dict[str, Any] | None:
     return memory.facts if memory.facts.get("inputs") == inputs else None
 
 
-def _write_table(path: Path, sources: Sequence[RowSource]) -> np.ndarray:
-    """(N,) bool, which rows have a caption."""
-    captions = []
+def _write_table(path: Path, sources: Sequence[RowSource]) -> tuple[np.ndarray, str]:
+    """(N,) bool, which rows have a caption; and the hash of all rows."""
+    captions, digest = [], hashlib.sha256()
     with parquet.ParquetWriter(path, SCHEMA) as writer:
         for source in sources:
             for table in source.tables():
                 writer.write_table(table)
                 captions.append(table["has_caption"].to_numpy())
-    return np.concatenate(captions)
+                for part in table.to_batches(max_chunksize=BLOCK):
+                    columns = [part[name].cast(pyarrow.string()) for name in SCHEMA.names]
+                    lines = compute.binary_join_element_wise(*columns, "\0")
+                    digest.update("\n".join([*lines.to_pylist(), ""]).encode())
+    return np.concatenate(captions), digest.hexdigest()
 
 
 def _write_features(

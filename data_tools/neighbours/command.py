@@ -46,7 +46,7 @@ def neighbours(
     Writes image.npy and text.npy, (samples, k) rows of the memory by sample id, -1 for none: for
     the sample's image and for its caption. Of a sample itself and of its near-duplicates no row
     comes back. Which similarity that is depends on the model: the share of samples that have
-    near-duplicates is printed, of the first 1,024.
+    near-duplicates is printed, of the first 1,024 at most.
     """
     from data_tools.neighbours.run import NeighbourOptions, find_neighbours
     from data_tools.summary import print_summary
