@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,17 +102,15 @@ class CaptionEditor:
         for edit in self._edits(caption):
             sorts.setdefault((edit.kind, edit.style), []).extend((edit, o) for o in edit.options)
         groups = list(sorts.values())
-        waiting = [_shuffled(groups[i], rng) for i in rng.permutation(len(groups))]
+        waiting = deque(_shuffled(groups[i], rng) for i in rng.permutation(len(groups)))
         found: list[Negative] = []
         while waiting and len(found) < count:
-            left = []
-            for drawn in waiting:
-                made = (self._made(caption, edit, option, taken) for edit, option in drawn)
-                negative = next((n for n in made if n is not None), None)
-                if negative is not None and len(found) < count:
-                    found.append(negative)
-                    left.append(drawn)
-            waiting = left
+            drawn = waiting.popleft()
+            made = (self._made(caption, edit, option, taken) for edit, option in drawn)
+            negative = next((n for n in made if n is not None), None)
+            if negative is not None:
+                found.append(negative)
+                waiting.append(drawn)
         return found
 
     def allows(self, text: str) -> bool:

@@ -59,6 +59,8 @@ def _object(caption: Caption, term: Term) -> Edit | None:
     colors = any(t.entry.kind == "color" for t in caption.starting(term.first))
     if colors and entry.form == "one" and not caption.of(term.first - 1, "determiners"):
         return None  # "grey/orange"
+    if caption.word(term.first - 2) in ("slice", "slices", "piece", "pieces"):
+        return None  # not everything is cut into slices
     if any(t.entry.group.name == "cooking" for t in caption.ending(term.first - 1)):
         return None
     if "place" in traits and not caption.of(term.first - 1, "determiners"):
@@ -257,7 +259,11 @@ def _relation(caption: Caption, term: Term) -> Edit | None:
         return None
     if not fits:
         return None
-    return _edit(caption, term, allowed(caption, entry.group, entry.form), "relation")
+    options = allowed(caption, entry.group, entry.form)
+    done_to = caption.phrase_from(term.last + 1) if rule.get("object") else None
+    if done_to is not None and caption.of(done_to.last + 1, "paths"):
+        options = [text for text in options if text in caption.classes["moving"]]
+    return _edit(caption, term, options, "relation")
 
 
 def _does(caption: Caption, term: Term) -> bool:

@@ -221,12 +221,12 @@ def plain_words(caption: Caption, first: int, last: int) -> list[str]:
 def _opposites(caption: Caption) -> Iterator[Edit]:
     """ "apples on the left and pears on the right": the sides."""
     places = [
-        t for t in caption.terms if t.entry.kind == "spatial" and not t.entry.group.rule.get("swap")
+        t
+        for t in caption.terms
+        if t.entry.kind == "spatial" and not {"swap", "follows"} & t.entry.group.rule.keys()
     ]
     for one, two in itertools.combinations(places, 2):
-        opposite = caption.lexicon.phrases and two.entry.group.name in (
-            option.text for option in one.entry.group.options[""]
-        )
+        opposite = two.entry.group.name in (option.text for option in one.entry.group.options[""])
         if opposite and _noun_before(caption, one) != _noun_before(caption, two):
             yield _exchange(caption, "spatial", (one.first, one.last), (two.first, two.last))
 

@@ -43,7 +43,8 @@ def test_capitals_at_the_start_or_throughout_are_no_names():
      ("a dog food bag", "dog", False), ("a big dog, asleep", "dog", True),
      ("a kitchen chair", "chair", False), ("the chair of a judge", "chair", True),
      ("a car parked there", "car", True), ("we can bus", "bus", False), ("in bed", "bed", False),
-     ("my old bed", "bed", True), ("a tennis ball", "tennis ball", True)],
+     ("my old bed", "bed", True), ("a tennis ball", "tennis ball", True),
+     ("a golf game", "golf", True)],
 )  # fmt: skip
 def test_heads(text, noun, head):
     caption = Caption(text)

@@ -77,6 +77,7 @@ def test_three_things_in_a_row():
         "a dog chasing its owner",
         "a boat on a lake",  # scenery has no other place
         "a man in a red jacket",
+        "a cat lying on a couch next to a cup",
         "a girl on the left and a girl on the right",
         "Fish above fish",
     ],
