@@ -1,7 +1,7 @@
 """Negatives as a reader judged them, blind: 100 of the rules among 30 that are known to be bad.
 
-The captions were written before the rules. `judged.jsonl` holds them in the order in which they were
-read; whoever changes what the rules make lets a reader judge `sample_for_judging` anew.
+The captions were written before the rules. `judged.jsonl` holds them in the order in which they
+were read; whoever changes what the rules make lets a reader judge `sample_for_judging` anew.
 """
 
 from __future__ import annotations
