@@ -23,6 +23,7 @@ from clipkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from clipkit.eval.embed import Embedder
     from clipkit.eval.embedding_folder import EmbeddingFolder
@@ -80,12 +81,7 @@ def search(
     picture = embedding_search.open_query_image(image) if image is not None else None
     options = RefineOptions(calibration, memory, fusion, refine, shift)
     model = _load(folder, checkpoint, arch, allow_other_weights, options, device)
-    feature = (
-        embedding_search.encode_image(model, picture)
-        if picture is not None
-        else embedding_search.encode_text(model, query or "")
-    )
-    hits = embedding_search.search(folder, feature, top, on)
+    hits = embedding_search.search(folder, _encode(model, query, picture), top, on)
     if as_json:
         for hit in hits:
             print(json.dumps(asdict(hit)))
@@ -94,6 +90,13 @@ def search(
     if html is not None or not as_json:
         title = query.strip() if query is not None else str(image)
         _write_sheet(html or index / SHEET, html is None, title, hits, picture, folder)
+
+
+def _encode(model: Embedder, query: str | None, picture: Image | None) -> Tensor:
+    """(D,) feature of the query."""
+    from clipkit.eval.embedding_search import encode_image, encode_text
+
+    return encode_image(model, picture) if picture is not None else encode_text(model, query or "")
 
 
 def _load(
