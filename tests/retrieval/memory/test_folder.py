@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipkit.errors import CheckpointError, DataError
-from clipkit.retrieval.memory import FolderMemory
+from clipkit.retrieval.memory import FolderMemory, stored_side
 from tests.retrieval.memory.cells import all_features, rows_of, slow_search, unit, write_memory
 
 CAPTIONS = ["" if i % 5 == 2 else f"caption {i}" for i in range(200)]
@@ -43,7 +43,8 @@ def test_rows_without_a_caption(memory):
 
 @pytest.mark.parametrize("side", ["image", "text"])
 @pytest.mark.parametrize("columns", [1, 3])
-def test_excluded_rows_never_come_back(memory, side, columns):
+def test_excluded_rows_never_come_back(memory, side, columns, monkeypatch):
+    monkeypatch.setattr(stored_side, "_QUERIES", 7)
     queries = all_features(memory, "image")
     exclude = np.stack([np.arange(200), np.arange(200)[::-1], np.full(200, -1)], axis=1)
     exclude = exclude[:, 0] if columns == 1 else exclude
@@ -180,7 +181,7 @@ def test_pickled_as_its_path(memory):
 
 _MEASURE = """
 import sys, torch
-from clipkit.retrieval.memory import FolderMemory
+from clipkit.retrieval.memory import FolderMemory, stored_side
 import faiss
 def private():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon"))

@@ -9,6 +9,7 @@ import torch
 import clipkit.retrieval.memory.stored_side as stored_side
 from clipkit.errors import DataError
 from clipkit.retrieval.memory.stored_side import StoredSide, unit_rows
+from clipkit.retrieval.scores import pair_scores
 from clipkit.retrieval.top_k import top_k
 from data_tools.memory.faiss_index import build_index
 from tests.retrieval.memory.cells import rows_of, unit
@@ -52,12 +53,23 @@ def test_ties_go_to_the_lowest_row_however_many_there_are(copies):
 
 def test_scores_closer_than_fp32_products_are_told_apart():
     generator = np.random.default_rng(0)
-    base = generator.normal(size=32)
-    features = base + 1e-3 * generator.normal(size=(300, 32))  # many equal up to rounding
+    base = generator.normal(size=64)
+    base /= np.linalg.norm(base)
+    features = base + 1e-4 * generator.normal(size=(3000, 64))  # stored, a few last bits differ
     side = side_of(features)
     queries = torch.nn.functional.normalize(torch.from_numpy(base[None]).float())
-    expected = top_k(queries, side.unit(torch.arange(300)), 5)
+    expected = top_k(queries, side.unit(torch.arange(3000)), 5)
+    guess = torch.from_numpy(side.index.search(queries.numpy(), 13)[1])
+    assert not bool(torch.isin(expected[1], guess).all())  # what faiss proposes first is not enough
     assert torch.equal(side.search(queries, 5)[1], expected[1])
+
+
+def test_a_product_at_the_border_of_two_fp32_numbers_is_summed_again():
+    rows = torch.tensor([[1.0, 2.0**-12, 2.0**-25], [1.0, 2.0**-12, -(2.0**-25)], [1.0, 0.0, 0.0]])
+    every = torch.arange(3)
+    for query in rows:
+        expected = pair_scores(query[None], rows, torch.zeros_like(every), every)
+        assert torch.equal(stored_side._row_scores(query[None], rows[None])[0], expected)
 
 
 def test_keep_sees_candidates_best_first_from_the_first_on():
