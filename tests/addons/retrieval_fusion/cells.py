@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clipkit.contracts import Batch
 from clipkit.dist.group import World
 from clipkit.engine.snapshot import addon_scalars, restore, slices
 from clipkit.engine.strategy import Strategy
-from clipkit.towers.build import build_towers
+from clipkit.towers.build import Towers, build_towers
 from clipkit.towers.dual import DualEncoder
 from tests.addons.retrieval_fusion.memories import unit
 from tests.engine.cells import (
@@ -31,11 +32,17 @@ from tests.tiny_model import MODEL_CFG, tiny_batch, tiny_model
 B, K, D = 16, 3, 16
 
 
+@cache
+def sketch() -> Towers:
+    """Towers without weights."""
+    with torch.device("meta"):
+        return build_towers(MODEL_CFG)
+
+
 def bare_addon(**settings: Any) -> RetrievalFusion:
     """Without files."""
     own = RetrievalFusion(memory="", neighbours="", k=K, num_heads=4, mlp_ratio=2.0, **settings)
-    with torch.device("meta"):
-        own.prepare(build_towers(MODEL_CFG))
+    own.prepare(sketch())
     return own
 
 
