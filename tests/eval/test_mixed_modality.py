@@ -387,6 +387,18 @@ class EncoderlessModel(TableModel):
     def refined_by(self, refinements):
         return EncoderlessModel(refinements, **self.options)
 
+    def texts(self, texts):
+        rows = super().texts(texts)
+        for refinement in self.refinements:
+            rows = refinement.text(rows)
+        return rows
+
+    def images(self, source):
+        rows = super().images(source)
+        for refinement in self.refinements:
+            rows = refinement.image(rows)
+        return rows
+
 
 MEANS = [np.linspace(a, b, D).tolist() for a, b in ((0, 0.5), (0.4, 0.1), (-0.3, 0.3))]
 
