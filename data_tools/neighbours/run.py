@@ -81,7 +81,8 @@ def find_neighbours(
     """
     folder = open_embeddings(embeddings)
     held = open_memory(memory, folder.facts["weights_hash"], engine=engine)
-    table = pyarrow.concat_tables(EmbeddedRows(folder).tables())
+    parts = EmbeddedRows(folder).tables()
+    table = pyarrow.concat_tables(part.select(["shard", "row", "key"]) for part in parts)
     samples = sample_ids(folder, table)
     facts: dict[str, Any] = {
         "arguments": {**asdict(options), "memory": held.name, "embeddings": folder.facts["key"]},
