@@ -32,8 +32,8 @@ class HardNegatives(AddOn):
     """Negative captions as columns of the images: NegCLIP, https://arxiv.org/abs/2210.01936.
 
     A sample's negatives are its texts "negative", K of them, padded with the caption itself, which
-    is masked. Never a column: a caption of the same image, or the caption of an image of the global
-    batch. Negative images are the view "negative_image", see `data.image_members`.
+    is masked. Never a column: a caption of an image of the global batch, also with what "and" joins
+    exchanged. Negative images are the view "negative_image", see `data.image_members`.
 
     Args:
         count: Negatives of each caption, K.

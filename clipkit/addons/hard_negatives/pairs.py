@@ -24,7 +24,8 @@ def harden(pairs: list[Pair], weight: float, form: Form) -> list[Pair]:
         form: texts: L is NegCLIP, 1/2 [cross entropy of an image over all captions and negative
             captions + that of a caption over all images].
             both: 1/2 [NegCLIP + NegCLIP with the sides exchanged, captions against all images and
-            negative images]: both directions have negatives, in one half of the loss each.
+                negative images]: both directions have negatives, in one half of the loss each. A
+            half whose side is refined stays L(pair).
             triplet: NegCLIP(I, T, T') + NegCLIP(I', T', T), twice as large as the others.
     """
     if not weight:
@@ -43,11 +44,13 @@ def harden(pairs: list[Pair], weight: float, form: Form) -> list[Pair]:
 
 def _with_negatives(pair: Pair, form: Form) -> list[tuple[Pair, float]]:
     """(pair, share) of one pair; empty where no negative fits."""
-    hard = []
-    if pair.text == "text":
-        hard.append(replace(pair, columns=(*pair.columns, "negative")))
-    if form == "triplet" and (pair.image, pair.text) == ("image", "text"):
-        return [(hard[0], 1.0), (Pair("negative_image", "negative", ("text",)), 1.0)]
-    if form == "both" and pair.image == "image":
-        hard.append(Pair(pair.text, pair.image, ("negative_image",)))
-    return [(p, 1 / len(hard)) for p in hard]
+    captions = replace(pair, columns=(*pair.columns, "negative"))
+    if form != "both":
+        if form == "triplet" and (pair.image, pair.text) == ("image", "text"):
+            return [(captions, 1.0), (Pair("negative_image", "negative", ("text",)), 1.0)]
+        return [(captions, 1.0)] if pair.text == "text" else []
+    if pair.text != "text" and pair.image != "image":
+        return []
+    images = Pair(pair.text, pair.image, ("negative_image",))
+    halves = captions if pair.text == "text" else pair, images if pair.image == "image" else pair
+    return [(half, 0.5) for half in halves]

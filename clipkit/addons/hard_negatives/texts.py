@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from clipkit.addons.hard_negatives.true_captions import meaning_keys
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.captions import CaptionRule, clean
 from clipkit.data.negatives import CaptionEditor
@@ -51,6 +52,7 @@ class TextNegatives:
         missing = self.count - len(found)
         sample.texts["negative"] = found + [caption] * missing
         sample.masks["negative"] = [True] * len(found) + [False] * missing
+        sample.extras |= meaning_keys(sample.texts["negative"], avoid)
         return sample
 
     def _ready_made(

@@ -49,6 +49,11 @@ def plain(text: str) -> str:
     return _PLAIN.sub(" ", text.casefold()).strip()
 
 
+def meaning(text: str) -> str:
+    """Equal for texts that say the same in another order: "a cat and a dog", "a dog and a cat"."""
+    return " and ".join(sorted(plain(text).split(" and ")))
+
+
 def with_article(word: str) -> str:
     """ "a" or "an", by how `word` is likely said."""
     word = word.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,8 +161,10 @@ class TestRefinedSides:
     def test_images(self) -> None:
         assert harden(self.fused, 1.0, "both") == [
             self.fused[0],
-            Pair("image@fused", "text", ("negative",), 0.5),
-            Pair("text@fused", "image", ("negative_image",)),
+            Pair("image@fused", "text", ("negative",), 0.25),
+            Pair("image@fused", "text", weight=0.25),
+            Pair("image", "text@fused", weight=0.5),
+            Pair("text@fused", "image", ("negative_image",), 0.5),
         ]
 
     def test_triplets(self) -> None:
@@ -180,3 +183,25 @@ def test_a_further_negative_can_only_cost(kind: str) -> None:
         losses.append(value(f, harden([PLAIN], 1.0, "texts"), kind).item())
     assert losses[0] == pytest.approx(value(f, [PLAIN], kind).item(), rel=1e-12)
     assert losses == sorted(losses) and losses[0] < losses[3]
+
+
+@pytest.mark.parametrize("weight", [0.4, 1.0])
+@pytest.mark.parametrize("form", ["texts", "both"])
+def test_refined_pairs_may_come_before_or_after(form: Form, weight: float) -> None:
+    found = features()
+    for name in ("image", "text"):
+        refined = unit(B, 1, D, seed=7 + len(name))
+        found.embeddings[f"{name}@fused"] = refined
+    first = harden(refine(PLAIN), weight, form)
+    last = [r for p in harden([PLAIN], weight, form) for r in refine(p)]
+    assert value(found, first).item() == pytest.approx(value(found, last).item(), rel=1e-12)
+
+
+def refine(pair: Pair) -> list[Pair]:
+    """The three pairs of retrieval fusion; columns stay with unrefined captions or images."""
+    one, two = f"{pair.image}@fused", f"{pair.text}@fused"
+    return [
+        replace(pair, image=one, text=two, columns=()),
+        replace(pair, image=one),
+        replace(pair, text=two, columns=()),
+    ]
