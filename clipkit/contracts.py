@@ -194,11 +194,6 @@ class Features:
             )
         return self._gather(f"mask:{name}", mask.to(torch.uint8)).bool()
 
-    def all_ids(self) -> Tensor:
-        """(B,) sample ids of all ranks."""
-        assert self.ids is not None, "this batch carries no ids"
-        return self._gather("ids", self.ids)
-
     def sum(self, x: Tensor) -> Tensor:
         """Sum over ranks; backward adds over ranks."""
         return sum_over_ranks(x, self.world_size)

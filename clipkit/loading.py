@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import MANIFEST, checkpoint_step, find_checkpoint, read_json
 from clipkit.contracts import Batch, Outputs
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.retrieval.calibration import Centring, Shift, load_calibration
+from clipkit.retrieval.calibration import Centring, Shift, for_queries, load_calibration
+from clipkit.retrieval.refined_model import refine_model
 from clipkit.retrieval.refinement import Refinement
 from clipkit.towers.arch import read_arch
 from clipkit.towers.build import (
@@ -39,6 +39,7 @@ from clipkit.towers.identity import facts_hash, weights_hash
 
 Method = Literal["head", "prototype"]
 Sides = Literal["both", "image", "text"]
+Texts = Literal["document", "query"]
 
 
 def is_export(path: str | Path) -> bool:
@@ -126,6 +127,7 @@ def load(
     fusion: Method = "head",
     refine: Sides | None = None,
     shift: float | None = None,
+    texts: Texts = "document",
 ) -> tuple[nn.Module, Callable[[Any], Tensor], Callable[[list[str]], Tensor]]:
     """Load a trained model for use.
 
@@ -138,6 +140,9 @@ def load(
         calibration, memory, shift: As in `refinements_of`.
         fusion: `method` of `refinements_of`.
         refine: `sides` of `refinements_of`.
+        texts: Whose mean centring subtracts in `encode_text`: "document", that of texts that are
+            searched or compared; "query", that of texts that are asked with, as `clipkit search`
+            does. Load the model twice where there are both.
 
     Returns:
         (model, preprocess, tokenizer): an open_clip model in eval mode with `encode_image` and
@@ -145,16 +150,18 @@ def load(
 
     Raises:
         CheckpointError: Nothing there, or damaged; names the file. As `refinements_of`.
+        ConfigError: As `refinements_of`.
     """
     check_options(calibration, memory, fusion, refine, shift)
+    if texts not in ("document", "query"):
+        raise ConfigError(f"texts '{texts}': choose document or query")
     if not calibration and memory is None:
         towers = load_towers(path)
         return towers.clip.to(device), towers.preprocess, towers.tokenizer
     place = resolve(path)  # a run in training may get a newer checkpoint meanwhile
     towers = load_towers(place)
-    model: Any = towers.clip.to(device)
-    model.__class__ = _REFINED[type(model)]
-    model.refinements = refinements_of(
+    model = towers.clip.to(device)
+    found = refinements_of(
         place,
         calibration=calibration,
         memory=memory,
@@ -163,41 +170,8 @@ def load(
         shift=shift,
         weights=weights_hash(towers),
     )
+    refine_model(model, for_queries(found) if texts == "query" else found)
     return model, towers.preprocess, towers.tokenizer
-
-
-class _Refined:
-    """Refined features wherever open_clip asks for features. A mixin for its classes."""
-
-    refinements: list[Refinement]
-
-    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """(n, D) fp32 unit."""
-        rows: Tensor = super().encode_image(image, normalize=True)  # type: ignore[misc]
-        for refinement in self.refinements:
-            rows = refinement.image(rows.float())
-        return rows
-
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """(n, D) fp32 unit."""
-        rows: Tensor = super().encode_text(text, normalize=True)  # type: ignore[misc]
-        for refinement in self.refinements:
-            rows = refinement.text(rows.float())
-        return rows
-
-
-class _RefinedCLIP(_Refined, open_clip.CLIP):
-    """open_clip's CLIP with refined features."""
-
-
-class _RefinedCustomTextCLIP(_Refined, open_clip.CustomTextCLIP):
-    """open_clip's CustomTextCLIP with refined features."""
-
-
-_REFINED: dict[type, type] = {
-    open_clip.CLIP: _RefinedCLIP,
-    open_clip.CustomTextCLIP: _RefinedCustomTextCLIP,
-}
 
 
 def calibration_path(path: str | Path) -> Path:

@@ -145,12 +145,6 @@ def run_index(
         **options,
     )
     done = [(s, r) for s, r in zip(report.shards, report.results) if r is not None]
-    problems = {
-        shard: r["damage"]
-        or ("other bytes" if r["changed_in_place"] else "cut" if r["missing"] else r["notes"])
-        for shard, r in done
-        if r["damage"] or r["missing"] or r["changed_in_place"] or r["notes"]
-    }
     facts = {
         "arguments": {"content": content, "accept": accept, "sizes": sizes},
         **report.facts(),
@@ -160,7 +154,7 @@ def run_index(
             "changed_in_place": sum(r["changed_in_place"] for _, r in done),
             "missing_samples": sum(r["missing"] for _, r in done),
         },
-        "problems": problems,
+        "problems": {shard: words for shard, r in done if (words := _problem(r))},
     }
     if dry_run:
         return facts
@@ -169,6 +163,13 @@ def run_index(
     write_summary(out, "index", facts)
     report.raise_failures()
     return facts
+
+
+def _problem(result: dict[str, Any]) -> str:
+    """What is wrong with a shard, "" if nothing."""
+    if result["changed_in_place"]:
+        return result["damage"] or "other bytes"
+    return result["damage"] or ("cut" if result["missing"] else result["notes"])
 
 
 @with_run_options

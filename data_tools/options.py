@@ -48,16 +48,23 @@ _RUN: dict[str, tuple[Any, Any]] = {  # name -> type, default
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `map_shards` in place of its last parameter, `run`."""
+    return with_options("run", _RUN, command)
+
+
+def with_options(
+    last: str, options: dict[str, tuple[Any, Any]], command: Callable[..., None]
+) -> Callable[..., None]:
+    """Give a command options, name -> (type, default), in place of its parameter `last`."""
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        command(run={name: given.pop(name) for name in _RUN}, **given)
+        command(**{last: {name: given.pop(name) for name in options}}, **given)
 
     signature = inspect.signature(command, eval_str=True)
-    own = [value for name, value in signature.parameters.items() if name != "run"]
+    own = [value for name, value in signature.parameters.items() if name != last]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in _RUN.items()
+        for name, (kind, default) in options.items()
     ]
     vars(wrapped)["__signature__"] = signature.replace(parameters=[*own, *shared])
     wrapped.__annotations__ = {value.name: value.annotation for value in [*own, *shared]}

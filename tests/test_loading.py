@@ -240,6 +240,17 @@ def test_a_calibration_centres_what_a_loaded_model_gives(fused, tmp_path) -> Non
         calibration_path(run / "config.yaml")
 
 
+def test_texts_that_are_queries_lose_their_own_mean(fused, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    run, _, _ = fused
+    fitted, options = calibrated(run, tmp_path / "c"), {"calibration": tmp_path / "c"}
+    check_features(run, [Centring(fitted)], **options, texts="document")
+    check_features(run, [Centring(fitted).for_queries()], **options, texts="query")
+    check_features(run, [Shift(fitted, 0.5)], **options, shift=0.5, texts="query")
+    assert type(clipkit.load(run, texts="query")[0]) is open_clip.CLIP
+    with pytest.raises(ConfigError, match="texts 'asked': choose document or query"):
+        clipkit.load(run, texts="asked")
+
+
 def test_neither_is_todays_model(fused) -> None:  # type: ignore[no-untyped-def]
     for options in ({}, {"calibration": None}, {"calibration": False, "memory": None}):
         model, _, _ = clipkit.load(fused[0], **options)

@@ -67,12 +67,7 @@ def search(
     An index of refined features is searched with the same options it was written with. A text is
     centred by the mean of queries.
     """
-    if on not in ("image", "text"):
-        raise ConfigError(f"--on '{on}': choose image or text")
-    if (query is None) == (image is None):
-        raise ConfigError("give either a text or --image PATH to look for")
-    if query is not None and not query.strip():
-        raise ConfigError("the query is empty; give a text to look for")
+    _check(on, query, image)
     from clipkit.eval import embedding_search
     from clipkit.eval.embedding_folder import SHEET, open_embeddings
 
@@ -90,6 +85,16 @@ def search(
     if html is not None or not as_json:
         title = query.strip() if query is not None else str(image)
         _write_sheet(html or index / SHEET, html is None, title, hits, picture, folder)
+
+
+def _check(on: str, query: str | None, image: Path | None) -> None:
+    """Before anything is loaded."""
+    if on not in ("image", "text"):
+        raise ConfigError(f"--on '{on}': choose image or text")
+    if (query is None) == (image is None):
+        raise ConfigError("give either a text or --image PATH to look for")
+    if query is not None and not query.strip():
+        raise ConfigError("the query is empty; give a text to look for")
 
 
 def _encode(model: Embedder, query: str | None, picture: Image | None) -> Tensor:
@@ -111,7 +116,7 @@ def _load(
     from clipkit.dist.group import World, pick_device
     from clipkit.eval.embed import Embedder
     from clipkit.loading import load_encoder
-    from clipkit.retrieval.calibration import Centring
+    from clipkit.retrieval.calibration import for_queries
 
     place = checkpoint or Path(folder.facts["checkpoint"])
     arch = arch or (folder.facts.get("arch") if checkpoint is None else None)
@@ -135,8 +140,7 @@ def _load(
     refinements = options.build(place, encoder, arch)
     remedy = "give the --calibration and --memory options it was written with, or embed again"
     folder.check_refinements([r.name for r in refinements], remedy)
-    asking = [r.for_queries() if isinstance(r, Centring) else r for r in refinements]
-    return Embedder(encoder, world, batch_size=1, refinements=asking)
+    return Embedder(encoder, world, batch_size=1, refinements=for_queries(refinements))
 
 
 def _print_table(hits: list[Hit]) -> None:

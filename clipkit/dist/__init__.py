@@ -2,6 +2,7 @@
 
 Lives here: `env.py` (rank and world size from torchrun, SLURM or nothing; no torch), `group.py`
 (the process group, and the side channel by which a failing rank ends the others), `collectives.py`
-(gather rows and sum over ranks, each with the backward that adds over ranks).
+(gather rows and sum over ranks, each with the backward that adds over ranks), `ray.py` (starts Ray
+for tasks that ask for it, no ranks).
 Imports torch and `errors` only.
 """

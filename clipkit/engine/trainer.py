@@ -139,6 +139,8 @@ def report(run: Run, result: StepResult, rate: float) -> None:
         terms = {f"train/{name}": value for name, value in result.terms.items()}
         for addon in run.addons if result.applied else ():
             terms |= {f"train/{name}": value for name, value in addon.metrics(result).items()}
+            for text in addon.remarks():
+                run.log.warn(text)
         run.log.metrics(
             run.step,
             {
@@ -204,7 +206,7 @@ def evaluate(run: Run) -> None:
                 {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
             )
             write_text(run.folder / "results.json", text)
-            store_results(run, results)
+            store_results(run, results, [r.name for r in embedder.refinements])
 
 
 def refinements(run: Run) -> list[Refinement]:
@@ -217,15 +219,15 @@ def refinements(run: Run) -> list[Refinement]:
     return [refinement for refinement in found if refinement is not None]
 
 
-def store_results(run: Run, results: list[EvalResult]) -> None:
+def store_results(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
     """Records and details of an evaluation, for `clipkit eval report` and `compare`."""
     model = checkpoint_facts(checkpoint_folder(run.folder, run.step))
     facts = {"model_name": model.name, "model": model.arch, "pretrained": model.place}
     for evaluator, result in zip(run.evaluators, results):
         kind = type(evaluator).__module__.removeprefix("clipkit.eval.")
         path = result_path(run.folder / "eval", model.name, result.dataset, kind)
-        more = {"kind": kind, "step": run.step, "language": "en", "key": ""}
-        write_result(path, result, {**facts, **more})
+        more = {"kind": kind, "step": run.step, "refinements": refined_by}
+        write_result(path, result, {**facts, **more, "language": "en", "key": ""})
 
 
 def save(run: Run) -> Path:

@@ -4,6 +4,7 @@ Lives here: `scores.py` (what a score is: a pure function of two rows), `ranks.p
 query's and target's best positive, by tiles), `top_k.py` (the k best targets of every query),
 `ndcg.py` (graded relevance), `calibration.py` (modality means, centring, shift), `noise.py` (on
 features that a head learns from), `refinement.py` (the contract of what may be done to features
-after the towers), `memory/` (stored features that queries are answered from, by faiss).
+after the towers), `refined_model.py` (open_clip's models that do it), `memory/` (stored features
+that queries are answered from, by faiss).
 May import `contracts`, `config`, `dist`, `errors`.
 """

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clipkit.errors import CheckpointError, ConfigError
+from clipkit.retrieval.refinement import Refinement
 
 FORMAT = "clipkit-calibration-1"
 _MEANS = ("query_text", "text", "image")
@@ -283,6 +284,11 @@ class Shift:
     def text(self, features: Tensor) -> Tensor:
         """(n, D) unit -> (n, D) unit, moved towards the images."""
         return _moved(features, self.weight * self._gap) if self.weight else features
+
+
+def for_queries(refinements: Sequence[Refinement]) -> list[Refinement]:
+    """The same for texts that are asked with: centring subtracts their own mean."""
+    return [r.for_queries() if isinstance(r, Centring) else r for r in refinements]
 
 
 def _moved(features: Tensor, by: Tensor) -> Tensor:

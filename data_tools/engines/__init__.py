@@ -2,7 +2,8 @@
 
 Lives here: `task.py` (what runs in a worker, the same under every engine), `process.py` (a spawn
 pool on this machine, the default), `ray.py` (Ray core), `spark.py` (PySpark). May import:
-`data_tools.done`, `clipkit.errors`; Ray and PySpark only inside functions, as both are extras.
+`data_tools.done`, `clipkit.dist.ray`, `clipkit.errors`; Ray and PySpark only inside functions, as
+both are extras.
 To add one: a file with `run(tasks, workers)`, a generator that yields (number of the task, Outcome)
 for each task once, in any order, also where the worker of a task died; and its line in `EXTRAS`.
 """

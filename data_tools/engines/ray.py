@@ -6,14 +6,11 @@ storage that all nodes share under the same paths.
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from clipkit.errors import ConfigError
+from clipkit.dist.ray import start
 from data_tools.engines.task import Outcome, Task, run_task
 
 
@@ -25,9 +22,7 @@ def run(tasks: Sequence[Task], workers: int | None) -> Generator[tuple[int, Outc
     """
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
-        _start(workers)
+    ours = start(workers)
     waiting = deque(range(len(tasks)))
     flying: dict[Any, int] = {}
     remote = ray.remote(max_retries=0)(run_task)  # map_shards retries
@@ -49,25 +44,3 @@ def run(tasks: Sequence[Task], workers: int | None) -> Generator[tuple[int, Outc
             ray.cancel(reference, force=True)
         if ours:
             ray.shutdown()
-
-
-def _start(workers: int | None) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_ADDRESS" in os.environ:
-        try:
-            ray.init(address="auto", **quiet)
-        except (ConnectionError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
-            raise ConfigError(
-                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no cluster answers ({line})"
-            ) from None
-        return
-    ray.init(
-        num_cpus=workers or len(os.sched_getaffinity(0)),
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
-        **quiet,
-    )

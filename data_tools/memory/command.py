@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_tools.options import DryRunOption, OutArgument
+from data_tools.options import DryRunOption, OutArgument, with_options
 
 if TYPE_CHECKING:
-    from data_tools.memory.build import IndexOptions
     from data_tools.memory.sources import RowSource
 
 app = typer.Typer(
@@ -37,51 +37,53 @@ TargetOption = Annotated[
     float, typer.Option("--target-recall", help="Recall@10 against flat to reach.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Of k-means and of the rows that measure recall.")]
+_with_index_options = functools.partial(
+    with_options,
+    "index",
+    {
+        "flat_below": (FlatOption, 1_000_000),
+        "nlist": (ListsOption, None),
+        "nprobe": (ProbeOption, 8),
+        "max_nprobe": (MostOption, 256),
+        "target_recall": (TargetOption, 0.95),
+        "seed": (SeedOption, 0),
+    },
+)
 
 
 @app.command()
+@_with_index_options
 def build(
     embeddings: EmbeddingsArgument,
     out: OutArgument,
-    flat_below: FlatOption = 1_000_000,
-    nlist: ListsOption = None,
-    nprobe: ProbeOption = 8,
-    max_nprobe: MostOption = 256,
-    target_recall: TargetOption = 0.95,
-    seed: SeedOption = 0,
     dry_run: DryRunOption = False,
+    *,
+    index: dict[str, Any],
 ) -> None:
     """Write a memory of all rows of the embeddings, and measure the recall of its indexes.
 
     Held in RAM is the index of one side: 4 bytes times rows times dim where flat, 1 byte with IVF.
     Interrupted, it begins again; done, it is not done again. To swap memories name another folder.
     """
-    from data_tools.memory.build import IndexOptions
     from data_tools.memory.sources import open_sources
 
-    options = IndexOptions(flat_below, nlist, nprobe, max_nprobe, target_recall, seed=seed)
-    _write(open_sources(embeddings), out, options, dry_run)
+    _write(open_sources(embeddings), out, index, dry_run)
 
 
 @app.command()
+@_with_index_options
 def add(
     memory: MemoryArgument,
     embeddings: EmbeddingsArgument,
     out: OutArgument,
-    flat_below: FlatOption = 1_000_000,
-    nlist: ListsOption = None,
-    nprobe: ProbeOption = 8,
-    max_nprobe: MostOption = 256,
-    target_recall: TargetOption = 0.95,
-    seed: SeedOption = 0,
     dry_run: DryRunOption = False,
+    *,
+    index: dict[str, Any],
 ) -> None:
     """Write a new memory: the rows of an old one under their numbers, then those of embeddings."""
-    from data_tools.memory.build import IndexOptions
     from data_tools.memory.sources import open_sources
 
-    options = IndexOptions(flat_below, nlist, nprobe, max_nprobe, target_recall, seed=seed)
-    _write(open_sources(embeddings, memory), out, options, dry_run)
+    _write(open_sources(embeddings, memory), out, index, dry_run)
 
 
 @app.command()
@@ -97,10 +99,11 @@ def info(memory: MemoryArgument) -> None:
     print_summary(f"memory {memory}", summary(found.facts))
 
 
-def _write(sources: list[RowSource], out: Path, options: IndexOptions, dry_run: bool) -> None:
-    from data_tools.memory.build import build_memory, summary
+def _write(sources: list[RowSource], out: Path, index: dict[str, Any], dry_run: bool) -> None:
+    from data_tools.memory.build import IndexOptions, build_memory, summary
     from data_tools.summary import print_summary
 
+    options = IndexOptions(**index)
     if dry_run:
         options.check()
         rows, dim = sum(map(len, sources)), sources[0].facts["dim"]

@@ -203,3 +203,5 @@ def test_evaluation_during_training_sees_refined_features(tmp_path: Path, ranks)
     ranks(1).run(fit_in_pool, str(config), ["train.total_steps=1"])
     results = json.loads((tmp_path / "runs" / "r" / "results.json").read_text())
     assert results["classes"]["tie_rate"] == 1.0
+    (stored,) = read_results(tmp_path / "runs" / "r" / "eval")
+    assert stored.data["refinements"] == ["constant"]

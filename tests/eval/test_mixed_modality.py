@@ -345,11 +345,12 @@ def test_a_modality_that_cannot_be_calibrated_is_named(tmp_path):
         run(root, calibrate=True)
 
 
-def test_with_the_embedder(tmp_path):
-    (tmp_path / "img").mkdir()
+def write_color_mix(root):
+    """A set for `color_encoder`: documents in each modality, texts of other colours too."""
+    (root / "img").mkdir(parents=True)
     documents = []
     for name, color in COLORS.items():
-        (tmp_path / "img" / f"{name}.png").write_bytes(image_bytes(color))
+        (root / "img" / f"{name}.png").write_bytes(image_bytes(color))
         documents.append({"corpus_id": f"{name} image", "image": f"img/{name}.png"})
     documents += [
         {"corpus_id": "green text", "text": "a green thing"},
@@ -359,16 +360,32 @@ def test_with_the_embedder(tmp_path):
     queries = [{"query_id": c, "text": f"something {c}"} for c in ("red", "green", "blue")]
     judged = {"red": ["red image"], "green": ["green text", "green image"], "blue": ["blue both"]}
     for file, rows in (("queries", queries), ("mixed_corpus", documents)):
-        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (tmp_path / "qrels.tsv").write_text(
+        (root / f"{file}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (root / "qrels.tsv").write_text(
         "".join(f"{q}\t{d}\t1\n" for q, found in judged.items() for d in found)
     )
-    result = run(tmp_path, Embedder(color_encoder(), World(), batch_size=3))
+    return root
+
+
+def test_with_the_embedder(tmp_path):
+    model = Embedder(color_encoder(), World(), batch_size=3)
+    result = run(write_color_mix(tmp_path / "set"), model)
     values = {r["id"]: r["values"] for r in result.records}
     assert values["red"]["ndcg@10"] == values["green"]["ndcg@10"] == 1.0
     # the blue image ties with the blue document of both, and ties are lost
     assert values["blue"]["ndcg@10"] == pytest.approx(1 / math.log2(3))
     assert values["blue"]["tie_rate"] == 1.0 and values["red"]["tie_rate"] == 0.0
+
+
+def test_a_centred_model_equals_a_calibration_of_the_task(tmp_path):
+    root, mixed = write_color_mix(tmp_path / "set"), color_encoder()
+    means = [[0.5, 0.1, 0.0], [0.3, -0.4, 0.1], [-0.2, 0.5, 0.3]]
+    calibration = fitted_by_hand(*means, weights=mixed.weights_hash)
+    calibration.save(tmp_path / "c")
+    by_task = run(root, Embedder(mixed, World()), calibration=str(tmp_path / "c"))
+    by_model = run(root, Embedder(mixed, World(), refinements=[Centring(calibration)]))
+    assert by_task.records == by_model.records and by_task.metrics == by_model.metrics
+    assert by_task.metrics != run(root, Embedder(mixed, World())).metrics
 
 
 def fitted_by_hand(asked, text, image, weights="w" * 64, refinements=()):

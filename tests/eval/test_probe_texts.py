@@ -109,16 +109,23 @@ def test_centring_removes_each_modalitys_own_mean() -> None:
     torch.testing.assert_close(others, F.normalize(images - seen.mean(0), dim=-1))
 
 
-@pytest.mark.parametrize("train_on", ["prompts", "captions"])
-def test_the_probe_equals_scikit_learn_on_the_same_noisy_texts(paints: Path, train_on: str) -> None:
+@pytest.mark.parametrize(
+    ("train_on", "centre"), [("prompts", False), ("captions", False), ("captions", True)]
+)
+def test_the_probe_equals_scikit_learn_on_the_same_noisy_texts(
+    paints: Path, train_on: str, centre: bool
+) -> None:
     options: dict[str, Any] = {"train_on": train_on, "noise": 0.2, "copies": 5, "seed": 3}
-    result, model = run(paints, **options), embedder()
+    result, model = run(paints, centre=centre, **options), embedder()
     find = prompt_features if train_on == "prompts" else caption_features
-    rows, classes = find(model, open_folder(paints, "train"))
+    train, test = open_folder(paints, "train"), open_folder(paints)
+    rows, classes = find(model, train)
+    seen = model.images(test)
+    if centre:  # by the mean of the images of the train split, never of those that are scored
+        rows, seen = centre_both(rows, seen, model.images(train))
     peer = LogisticRegression(C=result.provenance["C"], tol=1e-9, max_iter=20000)
     peer.fit(noisy_copies(rows, 0.2, 5, 3).double().numpy(), classes.repeat(5).numpy())
-    test = open_folder(paints)
-    images = model.images(test).double().numpy()
+    images = seen.double().numpy()
     assert result.metrics["lp_acc1"] == pytest.approx(peer.score(images, test.labels()))
     assert [r["predicted"] for r in result.records] == [NAMES[p] for p in peer.predict(images)]
     scores = torch.from_numpy(peer.predict_log_proba(images))

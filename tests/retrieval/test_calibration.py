@@ -170,7 +170,7 @@ def test_a_shift_of_zero_leaves_every_bit(features):
 @pytest.mark.parametrize("weight", [0.5, -0.3, 0.25])
 def test_a_shift_moves_both_sides_along_the_gap(features, weight):
     texts, images = features
-    fitted = calibrated(texts, images)
+    fitted = calibrated(texts, images, asked=texts[:20])
     gap = fitted.image - fitted.text
     shift = Shift(fitted, weight)
     moved = texts.double() + weight * gap, images.double() - weight * gap
@@ -185,6 +185,7 @@ def test_names_tell_what_is_done_and_by_which_means(features):
     texts, images = features
     one, other = calibrated(texts, images), calibrated(texts, images + 1e-6)
     assert one.identity == calibrated(texts, images).identity != other.identity
+    assert one.identity != calibrated(texts, images, asked=texts[:20]).identity
     assert Centring(one).name == Centring(one).for_queries().name == f"centring-{one.identity}"
     assert Shift(one, 0.5).name == f"shift0.5-{one.identity}"
     assert len({Shift(one, 0.1).name, Shift(one, 0.1 + 1e-9).name, Shift(other, 0.1).name}) == 3

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,6 +17,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
+from clipkit.dist.ray import start
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.retrieval.memory.base import Memory
 from clipkit.retrieval.memory.folder import FolderMemory
@@ -95,7 +94,7 @@ class ShardedMemory(Memory):
     def _by_ray(self, exclude: np.ndarray | None, shared: tuple[Any, ...]) -> list[Found]:
         import ray
 
-        _start_ray()
+        start()
         held = ray.put(shared)
         remote = ray.remote(_search_path)
         try:
@@ -166,33 +165,3 @@ def _search(part: FolderMemory, exclude: np.ndarray | None, shared: tuple[Any, .
         own_images=None if own is None else torch.from_numpy(np.array(own)),
     )
     return scores.numpy(), rows.numpy()
-
-
-def _start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray here; it ends with this process.
-
-    Raises:
-        ConfigError: The cluster does not answer.
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" not in os.environ:
-        path = os.pathsep.join(filter(None, sys.path))
-        ray.init(
-            num_cpus=len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
-            **quiet,
-        )
-        return
-    try:
-        ray.init(address="auto", **quiet)
-    except (ConnectionError, RuntimeError) as error:
-        line = str(error).splitlines()[0]
-        raise ConfigError(
-            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no cluster answers ({line})"
-        ) from None

@@ -86,18 +86,19 @@ def test_no_mean_of_items_has_an_interval_over_seeds(study_file, tmp_path) -> No
 
 
 def test_seeds_of_the_same_sign() -> None:
-    base = {s: column(records([1, 1, 1, 0]), "acc1") for s in range(3)}
-    rows = ([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0])
+    base = {s: column(records([1, 1, 1, 0]), "acc1") for s in range(4)}
+    rows = ([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1])  # the last as good
     own = gap({s: column(records(r), "acc1") for s, r in enumerate(rows)}, base, "x")
     assert own.value < 0 and own.same_sign == 2
 
 
-def test_partial_results(study_file, tmp_path) -> None:
-    store(tmp_path / "out/eval/plain/0", "run", records(RIGHT["plain", "0"], **TAGS))
-    store(tmp_path / "out/eval/plain/1", "run", records(RIGHT["plain", "1"], **TAGS))
-    store(tmp_path / "out/eval/tuned/1", "run", records(RIGHT["tuned", "1"], **TAGS))
+@pytest.mark.parametrize("short", ["plain", "tuned"])
+def test_partial_results(study_file, tmp_path, short) -> None:
+    for (row, seed), right in RIGHT.items():
+        if (row, seed) != (short, "0"):
+            store(tmp_path / "out/eval" / row / seed, "run", records(right, **TAGS))
     tuned = _cells(study_file())[1]
-    assert tuned.seeds == {1: 0.75}
+    assert tuned.seeds == ({1: 0.75} if short == "tuned" else {0: 0.75, 1: 0.75})
     assert tuned.gaps["plain"].seeds == {1: 0.25}  # of the seeds that both have
 
 

@@ -89,6 +89,15 @@ def test_neither_the_sample_nor_its_copies_come_back(place: Path, tmp_path: Path
     assert facts["share of samples with near-duplicates"] == round(2 / 28, 4)  # of a file
 
 
+def test_the_sample_itself_is_told_by_its_name(place: Path, tmp_path: Path) -> None:
+    options = NeighbourOptions(8, max_similarity=None)
+    find_neighbours(place / "emb", place / "memory", tmp_path / "out", options)
+    for side in ("image", "text"):
+        found = np.load(tmp_path / "out" / f"{side}.npy")
+        assert all(row not in found[sample] for sample, row in rows_of_samples().items())
+    assert np.load(tmp_path / "out" / "image.npy")[7, 0] == 57 + 3  # its copy is another row
+
+
 def test_what_is_said_of_them(place: Path, tmp_path: Path) -> None:
     facts = find_neighbours(place / "emb", place / "memory", tmp_path / "out",
                             NeighbourOptions(100, "cross"))  # fmt: skip

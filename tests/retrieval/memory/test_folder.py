@@ -58,6 +58,8 @@ def test_excluded_rows_never_come_back(memory, side, columns, monkeypatch):
 
 def test_near_duplicates_are_dropped_and_replaced(memory):
     queries = all_features(memory, "image")
+    at_the_border = float(memory.search(queries[:1], "image", 9)[0][0, 8])
+    assert memory.search(queries[:1], "image", 1, max_similarity=at_the_border)[0] == at_the_border
     for limit in (0.999, 0.8, 0.1, -1.1):
         found = memory.search(queries, "image", 5, max_similarity=limit)
         expected = slow_search(memory, queries, "image", 5, None, limit)
