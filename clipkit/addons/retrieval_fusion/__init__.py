@@ -2,7 +2,7 @@
 
 Lives here: `head.py` (the trained layers), `neighbours.py` (what was found ahead for training),
 `refine.py` (trained and untrained refinement at inference), `saved.py` (heads out of a checkpoint),
-and the add-on itself. The memory is `retrieval/memory.py`; `clipkit-data memory build` and
+and the add-on itself. The memory is `retrieval/memory/`; `clipkit-data memory build` and
 `clipkit-data neighbours` write what training reads.
 """
 

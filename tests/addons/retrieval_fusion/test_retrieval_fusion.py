@@ -119,6 +119,7 @@ def test_neighbours_of_a_sample_become_extras(
     own = made(neighbours=str(folder), k=3, fusion=fusion)
     own.prepare(towers)
     own = pickle.loads(pickle.dumps(own))  # as a loader's worker gets it
+    assert own.memory is memory  # opened there, not sent
     for sample_id in range(8):
         sample = own.sample(Sample({}, {"text": ["a"]}, id=sample_id), np.random.default_rng())
         for side, other in (("image", "text"), ("text", "image")):
@@ -201,3 +202,6 @@ def test_refinement_has_the_weights_of_now(addon: RetrievalFusion, memory: Plain
     assert torch.equal(second.text(query), query)  # the other layer is still new
     own.train()
     assert not second.heads.training and second.memory is memory
+    addon.max_similarity = 0.5
+    addon.refinement().image(query)
+    assert memory.asked[-1] == ("image", 3, 0.5)

@@ -94,6 +94,15 @@ def test_equals_a_slow_search(
     assert said["arguments"]["by"] == options.by
 
 
+def test_the_largest_similarity_itself_is_kept(tmp_path: Path) -> None:
+    rows = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [1, 1, -1, -1]])  # cosines of 0.5, and one of 0
+    emb = embed_by_hand(tmp_path / "emb", write_shards(tmp_path / "in", [3]), rows, rows)
+    for most, expected in ((0.5, [[1, 2], [0, 2], [1, 0]]), (0.49, [[2, -1], [-1, -1], [0, -1]])):
+        options = MineOptions("image", 2, max_similarity=most)
+        mine_neighbours(emb, tmp_path / "out.npy", options)
+        assert np.load(tmp_path / "out.npy").tolist() == expected
+
+
 def test_an_approximate_index_serves_many_samples(place: Path, tmp_path: Path) -> None:
     mine_neighbours(place / "emb", tmp_path / "out.npy", MineOptions("image", 3, flat_below=0))
     found = np.load(tmp_path / "out.npy")
