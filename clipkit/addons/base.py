@@ -90,6 +90,10 @@ class AddOn:
         """Numbers for the log, of applied steps that are logged; equal on all ranks."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """Lines for the user, asked for after `metrics`; each is given once."""
+        return []
+
     def refinement(self) -> Refinement | None:
         """What evaluation does to features of the towers, with the weights as they are now."""
         return None

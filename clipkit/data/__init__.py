@@ -4,7 +4,7 @@ Where samples lie: `shards.py` (patterns -> paths), `tar_scan.py`, `tar_index.py
 `index_sidecar.py`, `remote_index.py` (where each member is, kept beside the shard),
 `known_counts.py` (what others say a shard holds), `plain_files.py` (no pipe hangs a reader),
 `shard_store.py` (bounded cache of remote shards). Who gives them: `sources.py`, `table_source.py`,
-`open_source.py` (patterns -> one source).
+`open_source.py` (patterns -> one source); `numbering.py` knows their shards again.
 In which order: `order.py` (one source), `mixture.py` (several, by weight), `hard_batches.py`
 (neighbours meet); each position is reached directly and is the same for every world size and worker
 count. What is made of one: `decode.py`, `transforms.py`, `captions.py`, `samples.py`,

@@ -12,15 +12,43 @@ Letters: N samples, k neighbours of each, M samples of a window, B global batch.
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clipkit.data.numbering import difference, read_shards, shards_of
+from clipkit.data.sources import Source
 from clipkit.errors import ConfigError, DataError
 
 _CHUNK = 1 << 16  # rows of the neighbours held at once
+_REMEDY = "run clipkit-data mine over the shards of this run, in their order"
+
+
+def notes_path(path: str | Path) -> Path:
+    """Of mined neighbours: beside them, with the shards they count."""
+    return Path(f"{path}.json")
+
+
+def check_shards(path: str | Path, sources: Sequence[Source]) -> None:
+    """See that mined neighbours, where they have notes, are of the shards of these sources.
+
+    Raises:
+        DataError: Names the first that is another, or the notes are damaged.
+    """
+    notes = notes_path(path)
+    if not notes.is_file():
+        return
+    try:
+        own = read_shards(json.loads(notes.read_text(encoding="utf-8"))["shards"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{notes}: is damaged ({error!r}); run clipkit-data mine anew") from None
+    what = difference(own, shards_of(sources))
+    if what:
+        raise DataError(f"{path}: neighbours of other data: {what}; {_REMEDY}")
 
 
 class HardBatches:
@@ -84,17 +112,16 @@ class HardBatches:
         Raises:
             DataError: Another number of samples, or ids that are none.
         """
-        remedy = "mine the neighbours over the shards of this run, in their order"
         if len(self.neighbours) != num_samples:
             raise DataError(
                 f"data.hard_batches.neighbours is of {len(self.neighbours)} samples, "
-                f"the data set has {num_samples}; {remedy}"
+                f"the data set has {num_samples}; {_REMEDY}"
             )
         if self._least < -1 or self._most >= num_samples:
             wrong = self._least if self._least < -1 else self._most
             raise DataError(
                 f"data.hard_batches.neighbours names sample {wrong}, the data set has ids 0 to "
-                f"{num_samples - 1} (-1: none); {remedy}"
+                f"{num_samples - 1} (-1: none); {_REMEDY}"
             )
 
     def permutation(self, window: int, ids: np.ndarray, batch: int) -> np.ndarray:

@@ -36,6 +36,11 @@ class JoinedSource:
         source, inner = self._inner(part)
         return source.part_name(inner)
 
+    def part_digest(self, part: int) -> str:
+        """Of the shard or list."""
+        source, inner = self._inner(part)
+        return source.part_digest(inner)
+
     def key(self, part: int, row: int) -> str:
         """Of one sample."""
         source, inner = self._inner(part)

@@ -60,6 +60,9 @@ class Source(Protocol):
     def part_name(self, part: int) -> str:
         """Name of a part, for counters and messages."""
 
+    def part_digest(self, part: int) -> str:
+        """Hex digest of what a part's samples are and where they lie."""
+
     def key(self, part: int, row: int) -> str:
         """Key of a sample."""
 
@@ -138,6 +141,10 @@ class ShardSource:
     def part_name(self, part: int) -> str:
         """Path of a shard, or its URL without credentials."""
         return plain_url(self.paths[part])
+
+    def part_digest(self, part: int) -> str:
+        """Of a shard's index."""
+        return self._checksums[part].hex()
 
     def key(self, part: int, row: int) -> str:
         """Key of a sample, "" where the shard's index is gone."""

@@ -72,6 +72,10 @@ class TableSource:
         """The table's path."""
         return self.name
 
+    def part_digest(self, part: int) -> str:
+        """Of its images' paths and captions."""
+        return self.manifest
+
     def key(self, part: int, row: int) -> str:
         """The image's path as the table has it."""
         return self._images[row].as_py() or ""

@@ -156,7 +156,15 @@ def build_losses(config: RunConfig) -> list[tuple[nn.Module, float]]:
 
 
 def build_addons(config: RunConfig) -> list[AddOn]:
-    """Add-ons in order."""
+    """Add-ons in order.
+
+    Raises:
+        ConfigError: Two of a kind: what they bring (heads, texts, loss terms) has fixed names.
+    """
+    kinds = [spec["kind"] for spec in config.addons]
+    for number, kind in enumerate(kinds):
+        if kind in kinds[:number]:
+            raise ConfigError(f"addons.{number}: a second '{kind}'; give each kind once")
     return [
         build_part("addons", spec, base=AddOn, extensions=config.extensions)
         for spec in config.addons

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from clipkit.addons.base import AddOn
 from clipkit.config.data_section import DataSection, ViewSection
 from clipkit.config.schema import RunConfig
-from clipkit.data.hard_batches import HardBatches
+from clipkit.data.hard_batches import HardBatches, check_shards
 from clipkit.data.loader import IndexedLoader
 from clipkit.data.mixture import Mixture, order_for_mixture
 from clipkit.data.open_source import open_source
@@ -134,15 +134,15 @@ def build_mixture(config: RunConfig, sources: list[Source]) -> Mixture:
         seed=seed,
         global_batch_size=batch,
         weights=weights or None,
-        hard=build_hard_batches(config),
+        hard=build_hard_batches(config, sources),
     )
 
 
-def build_hard_batches(config: RunConfig) -> HardBatches | None:
+def build_hard_batches(config: RunConfig, sources: Sequence[Source]) -> HardBatches | None:
     """Neighbours as asked for.
 
     Raises:
-        DataError: The file is missing or no array.
+        DataError: The file is missing, no array, or of other shards.
     """
     h = config.data.hard_batches
     if h is None:
@@ -157,4 +157,5 @@ def build_hard_batches(config: RunConfig) -> HardBatches | None:
         raise DataError(
             f"data.hard_batches.neighbours: '{h.neighbours}' holds several arrays; give one .npy"
         )
+    check_shards(h.neighbours, sources)
     return HardBatches(neighbours, group=h.group, batches=h.batches, seed=config.run.seed)

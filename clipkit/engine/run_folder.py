@@ -55,6 +55,8 @@ def is_live(folder: Path) -> bool:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, list) and tree and all(isinstance(part, dict) for part in tree):
+        tree = dict(enumerate(tree))
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

@@ -58,8 +58,25 @@ def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def addon_scalars(addons: list[AddOn]) -> list[dict[str, Any]]:
-    """The JSON part of the add-ons' state, in order."""
-    return [{k: v for k, v in a.state_dict().items() if not isinstance(v, Tensor)} for a in addons]
+    """The JSON part of the add-ons' state and their kinds, in order."""
+    return [
+        {"kind": _kind(a)} | {k: v for k, v in a.state_dict().items() if not isinstance(v, Tensor)}
+        for a in addons
+    ]
+
+
+def _kind(addon: AddOn) -> str:
+    return type(addon).__module__.removeprefix("clipkit.addons.")
+
+
+def _check_addons(folder: Path, saved: list[dict[str, Any]], addons: list[AddOn]) -> None:
+    there, here = [str(s.get("kind", "?")) for s in saved], [_kind(addon) for addon in addons]
+    if len(there) != len(here) or any(a not in ("?", b) for a, b in zip(there, here)):
+        named = [f"[{', '.join(kinds) or 'none'}]" for kinds in (there, here)]
+        raise CheckpointError(
+            f"{folder} was saved with add-ons {named[0]}, this run has {named[1]}; give the same "
+            f"in the same order, or start a new run (run.name)"
+        )
 
 
 def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> CheckpointReader:
@@ -69,6 +86,8 @@ def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> Checkpoint
         CheckpointError: The checkpoint belongs to another model or other add-ons.
     """
     reader = CheckpointReader(folder)
+    saved = reader.state.get("addons", [])
+    _check_addons(folder, saved, addons)
     for f in strategy.fragments():
         if reader.shape("weight", f.name) != f.shape:
             raise CheckpointError(
@@ -83,11 +102,6 @@ def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> Checkpoint
             buffer.copy_(reader.full("buffer", name))
     strategy.refresh_weights()
     strategy.restore_optimizer(int(reader.state["optimizer_steps"]))
-    saved = reader.state.get("addons", [])
-    if len(saved) != len(addons):
-        raise CheckpointError(
-            f"{folder} was saved with {len(saved)} add-ons, this run has {len(addons)}"
-        )
     for i, addon in enumerate(addons):
         for name, start, tensor in addon.sharded_state():
             tensor.copy_(reader.read("addon", f"{i}/{name}", start, start + tensor.numel()))

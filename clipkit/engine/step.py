@@ -164,7 +164,13 @@ class TrainStep:
                 count = features.sum(features.per_sample[f"{name}_count"].sum())
                 terms[name] = features.sum(sums.sum()) / count.clamp(min=1)
         for addon in self.addons:
-            terms.update(addon.loss_terms(features))
+            for name, value in addon.loss_terms(features).items():
+                if name in terms:
+                    raise ConfigError(
+                        f"addons: {type(addon).__name__} gives a loss term '{name}', which is "
+                        f"there already; rename it"
+                    )
+                terms[name] = value
         return terms
 
     def _refuse_if_towers_must_meet(self) -> None:

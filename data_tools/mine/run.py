@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from clipkit.checkpoint.files import write_text
+from clipkit.data.hard_batches import notes_path
 from clipkit.errors import DataError
 from clipkit.eval.embedding_folder import EmbeddingFolder, open_embeddings
 from clipkit.retrieval.memory import FolderMemory
@@ -32,6 +34,7 @@ from data_tools.memory.build import IndexOptions, build_memory
 from data_tools.memory.sources import EmbeddedRows
 from data_tools.sample_ids import sample_ids
 
+FORMAT = "clipkit-mined-1"
 _BLOCK = 4096
 
 
@@ -59,7 +62,7 @@ class MineOptions:
 def mine_neighbours(
     embeddings: Path, out: Path, options: MineOptions = MineOptions(), *, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Write OUT, an .npy file, and beside it a .json with what it was made from.
+    """Write OUT, an .npy file, and OUT.json with what it was made from.
 
     Args:
         embeddings: Of the shards of the run, in their order.
@@ -73,10 +76,13 @@ def mine_neighbours(
     Raises:
         DataError: The folder is missing or damaged or has no captions, or `out` cannot be written.
     """
+    note = notes_path(out)
     folder = open_embeddings(embeddings)
     folder.check_side(options.by)
     if out.suffix != ".npy":
         raise DataError(f"{out}: name a file that ends in .npy")
+    if note.exists() and not _is_own(note):
+        raise DataError(f"{note}: is no file of clipkit-data mine; name another OUT, or remove it")
     table = pyarrow.concat_tables(EmbeddedRows(folder).tables())
     samples = sample_ids(folder, table)
     facts: dict[str, Any] = {
@@ -95,12 +101,21 @@ def mine_neighbours(
                 found[samples.ids[at]] = np.where(rows >= 0, samples.ids[rows], -1)
             found.flush()
             facts["counts"] = _counts(found, samples.ids)
-            described = json.dumps({**facts, "shards": samples.shards}, indent=1)
-            out.with_suffix(".json").write_text(described, encoding="utf-8")
+            described = {"format": FORMAT, **facts, "shards": samples.shards}
+            note.unlink(missing_ok=True)  # at no time does one describe another array
             os.replace(staged, out)
+            write_text(note, json.dumps(described, indent=1))
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from None
     return facts
+
+
+def _is_own(note: Path) -> bool:
+    try:
+        told = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.get("format") == FORMAT
 
 
 def _mined(

@@ -22,5 +22,6 @@ def test_every_hook_does_nothing():
     assert addon.start(None) is None and addon.after_step(None) is None
     assert addon.state_dict() == {} and addon.load_state_dict({}) is None
     assert list(addon.sharded_state()) == []
-    assert addon.metrics(None) == {} and addon.refinement() is None
+    assert addon.metrics(None) == {} and addon.remarks() == []
+    assert addon.refinement() is None
     assert addon.freeze_towers is False

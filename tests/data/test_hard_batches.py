@@ -220,7 +220,9 @@ def test_ids_out_of_range_are_refused(wrong, named):
 
 
 def test_neighbours_of_other_data_are_refused():
-    with pytest.raises(DataError, match="of 10 samples, the data set has 11; mine the neighbours"):
+    with pytest.raises(
+        DataError, match="of 10 samples, the data set has 11; run clipkit-data mine"
+    ):
         make(random_graph(10, 2)).check(11)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
+from clipkit.data.tar_index import load_index
 from clipkit.errors import DataError
 from clipkit.eval.embedding_folder import open_embeddings
 from data_tools.memory.sources import EmbeddedRows
@@ -57,6 +58,18 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (emb / "index.json").write_text(json.dumps({**facts, "shards": shards}))
         with pytest.raises(DataError, match=named):
             ids_of(emb)
+
+
+def test_shards_carry_the_digest_of_their_index(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "in", [2, 3])
+    emb = embed_by_hand(tmp_path / "emb", paths)
+    digests = [load_index(path).checksum for path in paths]
+    assert [s["index"] for s in ids_of(emb)[0].shards] == digests
+    Path(paths[1]).unlink()  # the embeddings were moved to where the shards are not
+    assert [s["index"] for s in ids_of(emb)[0].shards] == [digests[0], ""]
+    Path(paths[1]).write_bytes(Path(paths[0]).read_bytes())
+    with pytest.raises(DataError, match="001.tar.* changed since it was embedded; embed it anew"):
+        ids_of(emb)
 
 
 def test_base_names() -> None:

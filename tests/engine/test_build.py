@@ -143,3 +143,11 @@ def test_an_add_on_sees_the_towers_and_may_freeze_them(tmp_path: Path) -> None:
     assert {"towers.logit_scale", "towers.logit_bias"} <= {n for n, _ in model.named_parameters()}
     assert model.frozen_towers == {"image", "text"} and not model.towers.visual.training
     assert not build.build_model(config, [AddOn()])[0].frozen_towers
+
+
+def test_an_add_on_comes_once(tmp_path: Path) -> None:
+    for kind in ("gap", "hard_negatives", "ema"):
+        addons = [{"kind": kind}, {"kind": "gap" if kind == "ema" else "ema"}, {"kind": kind}]
+        config = load_config(write_run(tmp_path, addons=addons))
+        with pytest.raises(ConfigError, match=f"addons.2: a second '{kind}'; .*once"):
+            build.build_addons(config)

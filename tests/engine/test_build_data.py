@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from clipkit.addons.base import AddOn
 from clipkit.config.load import load_config
 from clipkit.data.streaming import StreamingLoader
+from clipkit.data.tar_index import load_index
 from clipkit.data.token_cache import TokenCache
 from clipkit.dist.group import World
 from clipkit.engine import build
 from clipkit.engine.build_data import build_loader, build_reader
 from clipkit.errors import DataError
 from tests.e2e.runs import write_run
-from tests.fixtures_shards import noise_bytes, write_shards
+from tests.fixtures_shards import noise_bytes, sample_members, write_shards, write_tar
 
 
 def loader_of(tmp_path: Path, *overrides: str, addons: list[AddOn] | None = None, **data: Any):  # type: ignore[no-untyped-def]
@@ -157,6 +159,25 @@ def test_hard_batches(tmp_path: Path) -> None:
     np.save(path, np.arange(99)[:, None])
     with pytest.raises(DataError, match="99"):
         loader_of(tmp_path, hard_batches=hard)
+
+
+def test_hard_batches_mined_over_other_shards(tmp_path: Path) -> None:
+    paths = [
+        str(write_tar(tmp_path / name / "000.tar", sample_members(first, 8)))
+        for name, first in (("one", 0), ("two", 8))
+    ]
+    near = tmp_path / "near.npy"
+    np.save(near, np.arange(16)[:, None] ^ 1)
+    hard = {"neighbours": str(near), "group": 2, "batches": 2}
+    note = tmp_path / "near.npy.json"
+    told = [{"path": p, "rows": 8, "index": load_index(p).checksum} for p in paths]
+    note.write_text(json.dumps({"shards": told}))
+    loader_of(tmp_path, train=paths, hard_batches=hard)
+    with pytest.raises(DataError, match="near.npy: .*shard 0 is another 000.tar.*mine"):
+        loader_of(tmp_path, train=paths[::-1], hard_batches=hard)
+    note.write_text('{"shards": [3]}')
+    with pytest.raises(DataError, match="near.npy.json: is damaged.*clipkit-data mine"):
+        loader_of(tmp_path, train=paths, hard_batches=hard)
 
 
 def test_remote_shards_come_through_the_cache(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.config.load import load_config
+from clipkit.config.schema import RunConfig
 from clipkit.engine.run_folder import changed_settings, claim, write_config
 from clipkit.errors import ConfigError
 from tests.e2e.runs import write_run
@@ -39,3 +40,19 @@ def test_changed_settings_are_told_and_the_old_ones_kept(tmp_path: Path) -> None
     write_config(folder, changed, 7)
     assert "lr: 0.001" in (folder / "config_until_00000007.yaml").read_text()
     assert "lr: 0.01" in (folder / "config.yaml").read_text()
+
+
+def test_arguments_of_listed_parts_are_told_one_by_one(tmp_path: Path) -> None:
+    def config(*addons: str) -> RunConfig:
+        return load_config(write_run(tmp_path), [f"addons=[{', '.join(addons)}]"])
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_config(folder, config("{kind: gap}", "{kind: ema}"), 0)
+    lines = changed_settings(folder, config("{kind: gap, t: 3}", "{kind: ema}"))
+    assert lines == ["resumed with addons.0.t=3.0, was 2.0"]
+    lines = changed_settings(folder, config("{kind: ema}", "{kind: gap}"))
+    assert "resumed with addons.0.kind='ema', was 'gap'" in lines
+    assert "resumed with addons.1.kind=None, was 'ema'" in changed_settings(
+        folder, config("{kind: gap}")
+    )

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from clipkit.addons.base import AddOn
+from clipkit.addons.ema import ExponentialMovingAverage
+from clipkit.addons.gap import GapClosing
+from clipkit.checkpoint.write import write_checkpoint
+from clipkit.dist.group import World
+from clipkit.engine.snapshot import addon_scalars, restore, slices
+from clipkit.errors import CheckpointError
 from tests.engine import strategy_cells as cells
+from tests.tiny_model import tiny_model
 
 KINDS = ["torch", 0, 1, 2, 3]
 CROSSINGS = [
@@ -62,3 +72,25 @@ def test_ranks_write_every_element_once(ranks, tmp_path) -> None:  # type: ignor
         "rank_00000.safetensors",
         "rank_00001.safetensors",
     }
+
+
+def test_other_add_ons_are_refused_by_name(tmp_path: Path) -> None:
+    strategy = cells.build_strategy(tiny_model(), World(), "torch")
+
+    def saved(step: int, addons: list[AddOn], kinds: bool = True) -> Path:
+        scalars = addon_scalars(addons) if kinds else [addon.state_dict() for addon in addons]
+        state = {"step": step, "optimizer_steps": 0, "addons": scalars}
+        own = slices(strategy, addons)
+        return write_checkpoint(
+            tmp_path, step, slices=own, state=state, model_config={}, world=World(), keep=9
+        )
+
+    gap, ema = GapClosing(), ExponentialMovingAverage()
+    ema.start(strategy)
+    restore(saved(1, [gap, ema]), strategy, [gap, ema])
+    restore(saved(2, [gap, ema], kinds=False), strategy, [gap, ema])
+    for wrong, named in (([ema, gap], "ema, gap"), ([gap], "gap"), ([], "none")):
+        with pytest.raises(CheckpointError, match=f"add-ons .gap, ema., .* has .{named}.;"):
+            restore(saved(1, [gap, ema]), strategy, list(wrong))
+    with pytest.raises(CheckpointError, match=r"add-ons .\?, \?., this run has .gap.;"):
+        restore(saved(2, [gap, ema], kinds=False), strategy, [gap])

@@ -12,9 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipkit.addons.base import AddOn
+from clipkit.contracts import Features
+from clipkit.dist.group import World
 from clipkit.engine.chunks import chunk_seed
-from tests.engine.cells import Cell, model_for, train_cell
-from tests.tiny_model import tiny_batch
+from clipkit.errors import ConfigError
+from tests.engine.cells import Cell, build_strategy, model_for, train_cell, train_step_for
+from tests.tiny_model import tiny_batch, tiny_model
 
 STRATEGIES = ["torch", 0, 1, 2, 3]
 FULL = [
@@ -145,3 +149,21 @@ def test_bf16_points_the_same_way(strategy, ranks) -> None:  # type: ignore[no-u
 def test_a_seeded_fault_is_seen(cell: Cell, ranks) -> None:  # type: ignore[no-untyped-def]
     _, error, _ = measure(cell, ranks)
     assert error > 1e-3
+
+
+class Term(AddOn):
+    """Brings one loss term."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def loss_terms(self, features: Features) -> dict[str, Tensor]:
+        return {self.name: features.logit_scale * 0}
+
+
+@pytest.mark.parametrize("names", [("mine", "mine"), ("contrastive", "mine")])
+def test_a_loss_term_never_replaces_another(names: tuple[str, str]) -> None:
+    strategy = build_strategy(tiny_model(), World(), "torch")
+    step = train_step_for(strategy, None, [Term(name) for name in names])
+    with pytest.raises(ConfigError, match=f"Term.*'{names[0]}'.*there already"):
+        step(tiny_batch(4), 0, 1e-3)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch.distributed as torch_dist
 
-from clipkit.addons.base import AddOn, Masters
+from clipkit.addons.base import AddOn, Masters, StepView
 from clipkit.addons.hard_negatives.pairs import Form, harden
 from clipkit.addons.hard_negatives.phrases import read_phrases
 from clipkit.addons.hard_negatives.texts import TextNegatives
@@ -77,10 +77,14 @@ class HardNegatives(AddOn):
         self.forbid, self.forbid_file = tuple(forbid), forbid_file
         self.form: Form = "triplet" if triplet else "both" if image_negatives else "texts"
         self._check(image_negatives and triplet)
+        self._logged, self._remarks = False, list[str]()
 
     def _check(self, two_forms: bool) -> None:
-        wrong = ""
-        if self.count < 1:
+        wrong, lists = "", {"kinds": self.kinds, "styles": self.styles, "tags": self.tags}
+        empty = [name for name, given in lists.items() if given == []]
+        if empty:
+            wrong = f"{empty[0]}: the list is empty; leave it out for all"
+        elif self.count < 1:
             wrong = f"count={self.count}: choose at least 1"
         elif not 0 <= self.weight <= 1:
             wrong = f"weight={self.weight}: choose 0 <= weight <= 1"
@@ -148,6 +152,25 @@ class HardNegatives(AddOn):
     def pairs(self, pairs: list[Pair]) -> list[Pair]:
         """Columns for every pair with an unrefined side."""
         return harden(pairs, self.weight, self.form)
+
+    def metrics(self, result: StepView) -> dict[str, float]:
+        """negatives: share of the global batch's K negatives a sample that are valid."""
+        if not self.weight:
+            return {}
+        valid = result.features.masks["negative"].double()
+        share = float(result.features.sum(valid.mean())) / result.features.world_size
+        if not self._logged and not share:
+            self._remarks = [
+                f"addons.hard_negatives: no caption of step {result.step + 1} has a negative; "
+                f"compare source, kinds, styles and tags with the data"
+            ]
+        self._logged = True
+        return {"negatives": share}
+
+    def remarks(self) -> list[str]:
+        """No negatives at all at the first logged step: a mistyped tag, most likely."""
+        told, self._remarks = self._remarks, []
+        return told
 
 
 PART = HardNegatives

@@ -21,6 +21,7 @@ from clipkit.addons.retrieval_fusion.neighbours import Neighbours
 from clipkit.addons.retrieval_fusion.refine import Fusion, Prototype, Sides, neighbours_of
 from clipkit.addons.retrieval_fusion.saved import HEAD, KIND, heads_of, rebuilt_heads
 from clipkit.contracts import Pair
+from clipkit.data.numbering import shards_of
 from clipkit.data.samples import Sample
 from clipkit.data.sources import Source
 from clipkit.errors import CheckpointError, ConfigError
@@ -140,8 +141,7 @@ class RetrievalFusion(AddOn):
         """
         if not sources:
             raise ConfigError(f"{KIND}: samples have numbers in data.mode=indexed only; set it")
-        parts = [(s.part_name(i), int(n)) for s in sources for i, n in enumerate(s.counts)]
-        self.neighbours.check_shards(parts)
+        self.neighbours.check_shards(shards_of(sources))
 
     def sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Features and mask of the sample's neighbours become extras."""

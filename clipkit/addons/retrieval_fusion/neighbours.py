@@ -1,6 +1,6 @@
 """Neighbours of training samples, found ahead: a folder of `clipkit-data neighbours`.
 
-    neighbours.json        k, search, weights_hash of the memory and its rows, shards with counts
+    neighbours.json        k, search, weights_hash of the memory and its rows, shards
     image.npy, text.npy    (N, k) int64, memory rows of each sample's image and caption; -1: none
 
 Shapes: N samples, k neighbours of each.
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from clipkit.addons.retrieval_fusion.head import SIDES, FusionSettings
+from clipkit.data.numbering import Shard, difference, read_shards
 from clipkit.errors import DataError
 from clipkit.retrieval.memory import Memory
 
 FACTS = "neighbours.json"
+_BLOCK = 1 << 16  # rows that are checked at once
 
 
 class Neighbours:
@@ -39,12 +41,12 @@ class Neighbours:
             facts = json.loads(path.read_text(encoding="utf-8"))
             self.k, self.search = int(facts["k"]), str(facts["search"])
             self.weights_hash, self.memory = str(facts["weights_hash"]), str(facts["memory"])
-            self.shards = [(str(s["path"]), int(s["rows"])) for s in facts["shards"]]
+            self.shards = read_shards(facts["shards"])
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror}); write it with clipkit-data neighbours"
             ) from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: is damaged ({error!r}); write it anew") from None
         self._rows: dict[str, np.ndarray] = {}
 
@@ -62,7 +64,7 @@ class Neighbours:
         return np.array(self._rows[side][sample_id, :k])
 
     def _opened(self, side: str) -> np.ndarray:
-        path, shape = self.folder / f"{side}.npy", (sum(rows for _, rows in self.shards), self.k)
+        path, shape = self.folder / f"{side}.npy", (sum(s.samples for s in self.shards), self.k)
         try:
             found = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -93,28 +95,28 @@ class Neighbours:
                 f"k, or run clipkit-data neighbours --k {settings.k}"
             )
         for side in SIDES:
-            self._opened(side)
+            self._check_rows(side, len(memory))
 
-    def check_shards(self, shards: Sequence[tuple[str, int]]) -> None:
-        """See that samples are numbered as in these shards; told by file names and counts.
+    def _check_rows(self, side: str, most: int) -> None:
+        found = self._opened(side)
+        for start in range(0, len(found), _BLOCK):
+            block = found[start : start + _BLOCK]
+            wrong = block[(block < -1) | (block >= most)]
+            if len(wrong):
+                raise DataError(
+                    f"{self.folder / f'{side}.npy'}: names row {wrong[0]}, the memory has rows 0 "
+                    f"to {most - 1} (-1: none); run clipkit-data neighbours again"
+                )
 
-        Args:
-            shards: (path or URL, samples) in the order of training.
+    def check_shards(self, shards: Sequence[Shard]) -> None:
+        """See that samples are numbered as in these shards of the run, in order.
 
         Raises:
             DataError: Names the first difference.
         """
-        own, given = ([(p.rpartition("/")[2], n) for p, n in s] for s in (self.shards, shards))
-        if own == given:
-            return
-        what = f"they are of {len(own)} shards, data.train has {len(given)}"
-        for number, (mine, other) in enumerate(zip(own, given)):
-            if mine != other:
-                what = "shard {} is {} with {} samples, in data.train {} with {}".format(
-                    number, *mine, *other
-                )
-                break
-        raise DataError(
-            f"{self.folder}: neighbours of other data: {what}; run clipkit-data neighbours on "
-            f"embeddings of the shards of data.train, in their order"
-        )
+        what = difference(self.shards, shards)
+        if what:
+            raise DataError(
+                f"{self.folder}: neighbours of other data: {what}; run clipkit-data neighbours on "
+                f"embeddings of the shards of data.train, in their order"
+            )

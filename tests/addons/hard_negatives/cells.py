@@ -9,7 +9,7 @@ import torch
 
 from clipkit.addons.hard_negatives import HardNegatives
 from clipkit.config.load import load_config
-from clipkit.contracts import Batch
+from clipkit.contracts import Batch, Features
 from clipkit.dist.collectives import all_gather
 from clipkit.dist.group import World
 from clipkit.engine.build_data import build_loader
@@ -77,3 +77,14 @@ def mined_batches(
         ids = all_gather(batch.ids, world.world_size).tolist()
         found.append((ids, batch.texts["negative"], batch.masks["negative"]))
     return found
+
+
+def valid_share(world: World) -> float:
+    """What the log is told of a batch whose masks differ between the ranks."""
+    batch = local_rows(world, tiny_batch(SIZE, negatives=NUM_NEGATIVES))
+    ones = {name: torch.ones(len(t), 1, 2) for name, t in batch.texts.items()}
+    features = Features(
+        ones, torch.ones(()), masks=batch.masks, rank=world.rank, world_size=world.world_size
+    )
+    result: Any = SimpleNamespace(step=0, features=features)
+    return HardNegatives(count=NUM_NEGATIVES).metrics(result)["negatives"]

@@ -29,9 +29,10 @@ from clipkit.engine.build import build_run
 from clipkit.engine.build_data import build_loader
 from clipkit.engine.trainer import fit
 from clipkit.errors import ConfigError
-from tests.addons.hard_negatives.cells import mined_batches
+from tests.addons.hard_negatives.cells import mined_batches, valid_share
 from tests.e2e.runs import write_run
 from tests.fixtures_shards import noise_bytes, number_tokenizer, write_tar
+from tests.tiny_model import tiny_batch
 
 NUM_SAMPLES = 48
 JSON_ONLY: dict[str, Any] = {"kind": "hard_negatives", "source": "json"}
@@ -78,6 +79,9 @@ class TestSettings:
             ({"triplet": True, "source": "json", "tags": ["size"]}, "leave tags out"),
             ({"tags": ["size"]}, "source: json or both"),
             ({"source": "json", "kinds": ["size"]}, "source: rules or both"),
+            ({"kinds": []}, "kinds: the list is empty; leave it out for all"),
+            ({"styles": []}, "styles: the list is empty"),
+            ({"source": "json", "tags": []}, "tags: the list is empty"),
         ],
     )
     def test_what_does_not_fit(self, settings: dict[str, Any], named: str) -> None:
@@ -313,3 +317,22 @@ def test_weight_zero_leaves_a_run_bit_identical(tmp_path: Path, shards: list[str
         assert all(torch.equal(weights[n], t) for n, t in plain.items())
     losses, _ = trained(path, "half", f"addons={json.dumps([{**JSON_ONLY, 'weight': 0.5}])}")
     assert losses[0] > plain_losses[0], "a negative can only cost"
+
+
+def test_tags_that_no_negative_has_are_told(
+    tmp_path: Path, shards: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"train": shards, "streams": 2, "workers": 0}
+    path = write_run(tmp_path, data=data, train={"total_steps": 2}, eval={"tasks": []})
+    said = "addons.hard_negatives: no caption of step 1 has a negative"
+    for name, more, share, times in (("all", {}, 1.0, 0), ("typo", {"tags": ["colour"]}, 0.0, 1)):
+        trained(path, name, f"addons={json.dumps([{**JSON_ONLY, **more}])}")
+        lines = (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["train/negatives"] for line in lines] == [share, share]
+        assert capsys.readouterr().err.count(said) == times
+
+
+def test_the_share_of_valid_negatives_is_that_of_all_ranks(ranks) -> None:  # type: ignore[no-untyped-def]
+    whole = valid_share(World())
+    assert whole == pytest.approx(tiny_batch(16, negatives=3).masks["negative"].float().mean())
+    assert ranks(2).run(valid_share) == [whole, whole]

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipkit.addons.retrieval_fusion import neighbours as module
 from clipkit.addons.retrieval_fusion.head import FusionSettings
 from clipkit.addons.retrieval_fusion.neighbours import Neighbours
+from clipkit.data.numbering import Shard
 from clipkit.errors import DataError
 from tests.addons.retrieval_fusion.memories import PlainMemory, write_neighbours
 
@@ -23,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_rows_of_a_sample(folder: Path) -> None:
     own = Neighbours(folder)
-    assert (own.k, own.search, own.shards[0]) == (4, "uni", ("/here/0.tar", 5))
+    assert (own.k, own.search, own.shards[0]) == (4, "uni", ("0.tar", 5, ""))
     for side in ("image", "text"):
         table = np.load(folder / f"{side}.npy")
         assert all((own.rows(side, i, 3) == table[i, :3]).all() for i in range(8))
@@ -50,22 +52,29 @@ def test_neighbours_that_do_not_fit(
         own.check(FusionSettings(16, **{"k": 4, **settings}), memory)  # type: ignore[arg-type]
 
 
-def test_other_shards(folder: Path) -> None:
-    own = Neighbours(folder)
-    own.check_shards([("s3://moved/0.tar", 5), ("1.tar", 3)])
+def test_other_shards(tmp_path: Path) -> None:
+    told = [{"path": f"/here/{i}.tar", "rows": n, "index": f"x{i}"} for i, n in enumerate(COUNTS)]
+    own = Neighbours(write_neighbours(tmp_path / "n", PlainMemory(), COUNTS, shards=told))
+    own.check_shards([Shard("0.tar", 5, "x0"), Shard("1.tar", 3, "")])
     for shards, message in [
-        (
-            [("0.tar", 4), ("1.tar", 3)],
-            "shard 0 is 0.tar with 5 samples, in data.train 0.tar with 4",
-        ),
-        (
-            [("0.tar", 5), ("2.tar", 3)],
-            "shard 1 is 1.tar with 3 samples, in data.train 2.tar with 3",
-        ),
-        ([("0.tar", 5)], "they are of 2 shards, data.train has 1"),
+        ([Shard("0.tar", 5, "x0")], "counts 2 shards, the run has 1"),
+        ([Shard("0.tar", 5, "x1"), Shard("1.tar", 3, "x0")], "shard 0 is another 0.tar"),
     ]:
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=f"other data: .*{message}.*clipkit-data neighbours"):
             own.check_shards(shards)
+
+
+@pytest.mark.parametrize("row", [40, -2])
+def test_rows_that_the_memory_has_not(
+    folder: Path, row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 3)
+    rows = np.load(folder / "text.npy")
+    rows[7, 3] = row
+    np.save(folder / "text.npy", rows)
+    message = f"text.npy: names row {row}, the memory has rows 0 to 39"
+    with pytest.raises(DataError, match=message):
+        Neighbours(folder).check(FusionSettings(16, k=4), PlainMemory())
 
 
 def test_damage(folder: Path, tmp_path: Path) -> None:

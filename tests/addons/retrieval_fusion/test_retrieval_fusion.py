@@ -33,6 +33,9 @@ class Parts:
     def part_name(self, part: int) -> str:
         return f"/there/{self.numbers[part]}.tar"
 
+    def part_digest(self, part: int) -> str:
+        return ""
+
 
 @pytest.fixture(scope="module")
 def towers() -> Any:
@@ -81,7 +84,7 @@ def test_neighbours_must_be_of_the_memory_and_of_the_shards(
 ) -> None:
     addon.check_data([Parts([0, 1])])  # type: ignore[list-item]
     addon.check_data([Parts([0]), Parts([1])])  # type: ignore[list-item]  # numbered through
-    with pytest.raises(DataError, match="shard 0 is 0.tar with 5 samples, in data.train 1.tar"):
+    with pytest.raises(DataError, match="shard 0 is 0.tar with 5 samples, in the run 1.tar"):
         addon.check_data([Parts([1, 0])])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="data.mode=indexed"):
         addon.check_data([])

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 
+from clipkit.data.content_hash import file_hash
 from clipkit.data.tar_index import load_index
 from clipkit.eval.embedding_folder import FORMAT, features_path, metadata_path
 
@@ -66,8 +67,8 @@ def embed_by_hand(
         "text": True,
         "file_rows": [len(part) for part in parts],
         "shards": [
-            {"path": path, "sha256": f"sha {n}", "samples": len(index)}
-            for n, (path, index) in enumerate(zip(paths, indexes))
+            {"path": path, "sha256": file_hash(path), "samples": len(index)}
+            for path, index in zip(paths, indexes)
         ],
         **facts,
     }

@@ -88,9 +88,9 @@ def test_equals_a_slow_search(
     assert facts["counts"]["embedded"] == 61 and facts["samples"] == TOTAL
     assert facts["counts"][f"with {options.k} neighbours"] == (left[rows] == options.k).sum()
     assert facts["counts"]["with none"] == (left[rows] == 0).sum()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.npy"]
-    said = json.loads((tmp_path / "out.json").read_text())
-    assert [s["rows"] for s in said["shards"]] == [20, 19, 25]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.npy", "out.npy.json"]
+    said = json.loads((tmp_path / "out.npy.json").read_text())
+    assert [s["rows"] for s in said["shards"]] == [20, 19, 25] and said["shards"][0]["index"]
     assert said["arguments"]["by"] == options.by
 
 
@@ -138,3 +138,30 @@ def test_refusals_leave_nothing_behind(place: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="out.npy: cannot be written"):
         mine_neighbours(place / "emb", tmp_path / "file" / "out.npy")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_another_file_of_that_name_stays(place: Path, tmp_path: Path) -> None:
+    for text in ('{"format": "other"}', "[]", "not json"):
+        (tmp_path / "out.npy.json").write_text(text)
+        with pytest.raises(DataError, match="out.npy.json: is no file of clipkit-data mine"):
+            mine_neighbours(place / "emb", tmp_path / "out.npy", dry_run=True)
+        assert (tmp_path / "out.npy.json").read_text() == text
+    (tmp_path / "out.npy.json").unlink()
+    for k in (2, 3):  # its own is replaced
+        mine_neighbours(place / "emb", tmp_path / "out.npy", MineOptions(k=k))
+        said = json.loads((tmp_path / "out.npy.json").read_text())
+        assert said["arguments"]["k"] == k == np.load(tmp_path / "out.npy").shape[1]
+
+
+def test_cut_short_no_file_describes_another_one(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine_neighbours(place / "emb", tmp_path / "out.npy", MineOptions(k=2))
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_text", full)
+    with pytest.raises(DataError, match="No space left"):
+        mine_neighbours(place / "emb", tmp_path / "out.npy", MineOptions(k=3))
+    assert not (tmp_path / "out.npy.json").exists()
