@@ -28,6 +28,7 @@ from clipkit.data.shard_writer import write_shard
 from clipkit.data.tar_index import load_index
 from clipkit.errors import DataError
 from data_tools.options import OutArgument, ShardsArgument
+from data_tools.staging import new_folder
 from data_tools.tables import shard_names, write_keep
 
 NAMES, TEMPLATES, TYPE = (
@@ -101,14 +102,17 @@ def holdout(shards: Sequence[str], out: Path, by: str, choice: Choice) -> dict[s
     if not parts["train"]:
         raise DataError(f"--by {by}: nothing is left to train on; hold out fewer groups")
     source = Path(shards[0]).parent
-    for name, kept in parts.items():
-        _write_part(shards, out, name, kept)
-    _describe(source, out)
-    if tested:
-        _write_groups(shards, source, out / "groups", by, {n: groups[n] for n in held}, tested)
+    labels = _labels(source, by, {name: groups[name] for name in held})
     counts = {**{name: len(kept) for name, kept in parts.items()}, "groups": len(held)}
     facts = {"by": by, "seed": choice.seed, **counts, "held_out": {n: len(groups[n]) for n in held}}
-    (out / "groups.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    with new_folder(out) as root:
+        for name, kept in parts.items():
+            _write_part(shards, root, name, kept)
+        _describe(source, root)
+        if tested:
+            _write_groups(shards, source, root / "groups", labels, tested)
+        told = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        (root / "groups.json").write_text(told, encoding="utf-8")
     return counts
 
 
@@ -125,11 +129,15 @@ def _rows(shards: Sequence[str], by: str) -> Iterator[Row]:
     member, _, place = by.partition(".")
     for path, name in zip(shards, shard_names(shards)):
         for sample in iter_samples(load_index(path), (member, "txt")):
-            text = sample.members.get(member, b"").decode("utf-8", "replace").strip()
+            text = sample.members.get(member, b"").decode("utf-8", "replace")
             if place:
                 text = _field(text, place)
-            caption = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
-            yield Row(name, sample.row, sample.key, text, caption)
+            caption = sample.members.get("txt", b"").decode("utf-8", "replace")
+            yield Row(name, sample.row, sample.key, _one_line(text), _one_line(caption))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _field(text: str, place: str) -> str:
@@ -192,22 +200,35 @@ def _describe(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
+def _labels(source: Path, by: str, held: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    """What the evaluation set calls each group: by cls its class, else its shortest caption.
+
+    Raises:
+        DataError: A group by cls is no class of the source.
+    """
+    if by != "cls":
+        captions = {name: [r.caption for r in rows if r.caption] for name, rows in held.items()}
+        return {
+            name: min(own or [name], key=lambda c: (len(c), c)) for name, own in captions.items()
+        }
+    if not (source / NAMES).is_file():
+        return {name: name for name in held}
+    known = (source / NAMES).read_text(encoding="utf-8").rstrip().split("\n")
+    wrong = next((n for n in held if not n.isdecimal() or int(n) >= len(known)), None)
+    if wrong is not None:
+        raise DataError(
+            f"--by cls: a sample's cls '{wrong[:40]}' is none of the {len(known)} classes in "
+            f"{source / NAMES}; write its class, from 0 on"
+        )
+    return {name: known[int(name)].strip() for name in held}
+
+
 def _write_groups(
-    shards: Sequence[str],
-    source: Path,
-    out: Path,
-    by: str,
-    held: Mapping[str, Sequence[Row]],
-    tested: set[Row],
+    shards: Sequence[str], source: Path, out: Path, labels: Mapping[str, str], tested: set[Row]
 ) -> None:
     """The evaluation set with one class a group; samples keep their keys."""
-    number = {(r.shard, r.row): i for i, name in enumerate(held) for r in held[name] if r in tested}
-    known = (source / NAMES).read_text().splitlines() if (source / NAMES).is_file() else []
-    names = []
-    for name, rows in held.items():
-        captions = [r.caption for r in rows if r.caption]
-        label = min(captions, key=lambda c: (len(c), c)) if captions and by != "cls" else name
-        names.append(known[int(name)] if by == "cls" and known else label)
+    classes = {name: i for i, name in enumerate(labels)}
+    number = {(r.shard, r.row): classes[r.group] for r in tested}
 
     def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
         for path, shard in zip(shards, shard_names(shards)):
@@ -217,9 +238,9 @@ def _write_groups(
                     yield sample.key, {**sample.members, "cls": b"%d" % label}
 
     write_shard(out / "test" / "00000.tar", samples())
-    (out / NAMES).write_text("".join(f"{name}\n" for name in names))
+    (out / NAMES).write_text("".join(f"{x}\n" for x in labels.values()), encoding="utf-8")
     own = source / TEMPLATES
-    (out / TEMPLATES).write_text(own.read_text() if own.is_file() else "{c}\n")
+    (out / TEMPLATES).write_bytes(own.read_bytes() if own.is_file() else b"{c}\n")
     (out / TYPE).write_text("classification\n")
 
 
@@ -234,7 +255,7 @@ def holdout_command(
     test_share: Annotated[
         float, typer.Option(help="Share of each held-out group that is tested on.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed draws others.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws others.")] = 0,
 ) -> None:
     """Hold whole groups of samples out of training: new concepts for a memory, or to test on.
 
@@ -243,6 +264,6 @@ def holdout_command(
     """
     from clipkit.data.shard_images import find_shards
 
-    chosen = tuple(v.strip() for v in values.split(",")) if values else ()
+    chosen = tuple(_one_line(v) for v in values.split(",")) if values else ()
     counts = holdout(find_shards(shards), out, by, Choice(chosen, share, test_share, seed))
     print(f"wrote {out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

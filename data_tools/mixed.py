@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ import typer
 from data_tools.options import ShardsArgument
 
 _OWN, _SAME_GROUP = 3, 1  # grades of relevance
+MATES = 1000  # of a group that are relevant to one query
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MAX_PIXELS = 50_000_000  # what the reader of evaluation sets takes
 
@@ -50,8 +51,11 @@ def mixed(
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
     group: Annotated[
         str | None,
-        typer.Option(help="Field of the json member; pairs that share it are relevant with 1."),
-    ] = None,
+        typer.Option(
+            help="Field of the json member; pairs that share it are relevant with 1, of "
+            "more than 1,000 so many drawn ones."
+        ),
+    ] = None,  # fmt: skip
     split: Annotated[str, typer.Option(help="Of a folder that is an evaluation set.")] = "test",
     seed: Annotated[int, typer.Option(min=0, help="Draws which pairs ask with their text.")] = 0,
 ) -> None:
@@ -95,7 +99,7 @@ def write_mixed(
     out = Path(os.path.abspath(out))
     staging = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
-        _write(staging, pairs, np.random.default_rng(seed).permutation(len(pairs)) % 2 == 0)
+        _write(staging, pairs, np.random.default_rng(seed))
         len(open_mixed_set(staging).image_files)
         if out.exists():
             out.rmdir()
@@ -139,8 +143,9 @@ def _field(data: bytes | None, name: str) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _write(root: Path, pairs: Sequence[Pair], by_text: np.ndarray) -> None:
-    """Queries, documents, judgements and images; pair i asks with its text where `by_text`."""
+def _write(root: Path, pairs: Sequence[Pair], rng: np.random.Generator) -> None:
+    """Queries, documents, judgements and images; half of the pairs ask with their text."""
+    by_text = rng.permutation(len(pairs)) % 2 == 0
     (root / "images").mkdir(parents=True)
     (root / "qrels").mkdir()
     queries, documents, groups = [], [], defaultdict(list)
@@ -154,11 +159,19 @@ def _write(root: Path, pairs: Sequence[Pair], by_text: np.ndarray) -> None:
             groups[pair.group].append(i)
     _write_lines(root / "queries.jsonl", map(_line, queries))
     _write_lines(root / "mixed_corpus.jsonl", map(_line, documents))
-    judged = ["query_id\tcorpus_id\tscore"]
+    mates = {
+        name: rows if len(rows) <= MATES else sorted(rng.permutation(rows)[:MATES].tolist())
+        for name, rows in groups.items()
+    }
+    _write_lines(root / "qrels" / "test.tsv", _judged(pairs, mates))
+
+
+def _judged(pairs: Sequence[Pair], mates: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """A line for each query and what is relevant to it, its own document among them."""
+    yield "query_id\tcorpus_id\tscore"
     for i, pair in enumerate(pairs):
-        for j in groups.get(pair.group, [i]):
-            judged.append(f"q{i}\td{j}\t{_OWN if i == j else _SAME_GROUP}")
-    _write_lines(root / "qrels" / "test.tsv", judged)
+        for j in sorted({i, *mates.get(pair.group, ())}):
+            yield f"q{i}\td{j}\t{_OWN if i == j else _SAME_GROUP}"
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -166,4 +179,5 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)

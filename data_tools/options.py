@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from clipkit.errors import ConfigError
+
+
+def finite(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of an option that must be a number proper.
+
+    Raises:
+        ConfigError: It is nan or inf.
+    """
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"--{(parameter.name or '').replace('_', '-')} {value}: give a number")
+    return value
+
 
 ShardsArgument = Annotated[
     list[str],

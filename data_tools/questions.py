@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipkit.data.negatives.edits import plain
 from clipkit.data.selection_set import FILE
 from clipkit.data.shard_reader import iter_samples
 from clipkit.data.shards import expand_shards
@@ -145,6 +146,11 @@ def _wrong(sample: Mapping[str, bytes], groups: Groups) -> list[tuple[str, str]]
         return exchanged(caption, groups)
     try:
         meta = json.loads(sample.get("json", b"{}"))
-        return list(zip(meta["negatives"], meta["negative_tags"], strict=True))
+        lists = meta["negatives"], meta["negative_tags"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
+    if not all(isinstance(x, list) and all(isinstance(y, str) and y for y in x) for x in lists):
+        return []
+    if len(lists[0]) != len(lists[1]):
+        return []
+    return [(text, tag) for text, tag in zip(*lists) if plain(text) != plain(caption)]

@@ -18,6 +18,8 @@ import torch
 
 from clipkit.errors import ClipkitError
 
+_ROOT = Path(__file__).resolve().parents[2]
+_CODE = ("clipkit", "data_tools", "configs")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -118,9 +120,15 @@ def machine(threads: int, device: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Of the checkout, with "+changes" where its code or configs are not those of the commit."""
+    commit = _git("describe", "--always", "--abbrev=12")
+    changed = _git("status", "--porcelain", "--untracked-files=normal", "--", *_CODE)
+    return f"{commit}+changes" if commit and changed else commit
+
+
+def _git(*words: str) -> str:
     try:
+        command = ["git", "-C", str(_ROOT), *words]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     except OSError:
         return ""

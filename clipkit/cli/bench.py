@@ -187,9 +187,9 @@ def study(
     interval over test items, from all results in OUT.
     """
     from clipkit.bench.study.definition import load_study
-    from clipkit.bench.study.run import StudyRun
+    from clipkit.bench.study.run import StudyRun, default_out
 
-    run = StudyRun(load_study(file), file, out or Path("runs/studies") / file.stem, data)
+    run = StudyRun(load_study(file), file, out or default_out(file), data)
     chains = run.chains(_names(rows), _names(seeds))
     if show:
         for line in run.listing(chains):

@@ -5,6 +5,7 @@ Shapes: b items of a block, D embed dim.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from clipkit.eval.embed import Embedder
 from clipkit.eval.embedding_folder import INDEX, EmbeddingFolder, open_embeddings
 from clipkit.retrieval.calibration import Calibration
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # what no line of words holds
 Blocks = Callable[[], Iterator[Tensor]]  # (b, D) unit rows, from the first one at each call
 
 
@@ -223,9 +225,12 @@ def _queries(model: Embedder, place: str, split: str) -> tuple[Blocks, frozenset
     path = Path(place)
     if path.is_file():
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+            content = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"--queries {path}: cannot be read: {str(error)[:200]}") from None
+        if _CONTROL.search(content):
+            raise DataError(f"--queries {path}: is no text; write one query a line")
+        lines = (line.strip() for line in content.split("\n"))
         texts, files = [line for line in lines if line], frozenset([file_hash(path)])
     else:
         texts = _texts_asked(path, split)

@@ -31,6 +31,7 @@ from clipkit.retrieval.refinement import Refinement
 
 FORMAT = "clipkit-calibration-1"
 _MEANS = ("query_text", "text", "image")
+_LONGEST = 1.001  # a mean of unit rows that may have been stored as float16
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def fuse(
     weight = text_weight.double()[:, None]  # (n, 1)
     fused = weight * texts.double() + (1 - weight) * images.double()
     if means:
+        _check_length(means.text, texts)
         fused = fused - (weight * means.text + (1 - weight) * means.image)
     return F.normalize(fused, dim=-1).float()
 
@@ -192,7 +194,15 @@ def load_calibration(path: str | Path, weights_hash: str | None = None) -> Calib
         raise CheckpointError(
             f"{path}: no such calibration; write one with clipkit calibrate CHECKPOINT DATA"
         ) from None
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = str(error)[:200]
         raise CheckpointError(f"{path}: is no calibration that can be read: {reason}") from None
     if weights_hash is not None:
@@ -210,7 +220,12 @@ def _read(means: dict[str, Tensor], metadata: dict[str, str]) -> Calibration:
             raise ValueError(f"{name} is {mean.dtype} {tuple(mean.shape)}")
         if not bool(mean.isfinite().all()):
             raise ValueError(f"{name} is not finite")
+        if float(mean.norm()) > _LONGEST:
+            raise ValueError(f"{name} is longer than a unit feature")
     facts: dict[str, Any] = json.loads(metadata["facts"])
+    for name, kind in (("refinements", list), ("counts", dict), ("files", list)):
+        if not isinstance(facts[name], kind):
+            raise ValueError(f"'{name}' is no {kind.__name__}")
     return Calibration(
         **means,
         weights_hash=str(facts["weights_hash"]),
@@ -291,5 +306,14 @@ def for_queries(refinements: Sequence[Refinement]) -> list[Refinement]:
     return [r.for_queries() if isinstance(r, Centring) else r for r in refinements]
 
 
+def _check_length(mean: Tensor, features: Tensor) -> None:
+    if len(mean) != features.shape[1]:
+        raise CheckpointError(
+            f"the calibration has means of length {len(mean)}, features of {features.shape[1]}; "
+            f"run clipkit calibrate for this model"
+        )
+
+
 def _moved(features: Tensor, by: Tensor) -> Tensor:
+    _check_length(by, features)
     return F.normalize(features.double() + by.to(features.device), dim=-1).float()

@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from clipkit.checkpoint.files import sha256
 from clipkit.errors import ConfigError, DataError
 from clipkit.retrieval.memory import SIDES, FolderMemory
 from clipkit.retrieval.memory.folder import FACTS, FORMAT, TABLE
@@ -118,6 +119,7 @@ def build_memory(
         found_by = {s: {**index, "recall": None} for s, index in indexed.items()}
         facts["name"] = _digest(rows, digests, found_by, options.seed)
         facts["files"] = {path.name: path.stat().st_size for path in sorted(root.iterdir())}
+        facts["sha256"] = {name: sha256(root / name) for name in facts["files"]}
         facts["versions"] = {name: version(name) for name in ("clipkit", "faiss-cpu", "numpy")}
         facts["seconds"] = round(time.monotonic() - start, 3)
         (root / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -139,12 +141,34 @@ def summary(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finished(out: Path, inputs: str) -> dict[str, Any] | None:
-    """memory.json of `out` where it is made of just these inputs."""
+    """memory.json of `out` where it is made of just these inputs.
+
+    Raises:
+        DataError: It is, but a file was changed since.
+    """
     try:
         memory = FolderMemory(out)
     except DataError:
         return None  # nothing, or damaged: `new_folder` decides
-    return memory.facts if memory.facts.get("inputs") == inputs else None
+    if memory.facts.get("inputs") != inputs:
+        return None
+    verify(memory)
+    return memory.facts
+
+
+def verify(memory: FolderMemory) -> None:
+    """Read all files, and see that each is what was written.
+
+    Raises:
+        DataError: One is not.
+    """
+    hashes = memory.facts.get("sha256")
+    for name in memory.facts["files"]:
+        path = memory.root / name
+        if not isinstance(hashes, dict) or hashes.get(name) != sha256(path):
+            raise DataError(
+                f"{path}: is not what was written; remove {memory.root} and build the memory anew"
+            )
 
 
 def _write_table(path: Path, sources: Sequence[RowSource]) -> tuple[np.ndarray, str]:

@@ -87,16 +87,23 @@ def add(
 
 
 @app.command()
-def info(memory: MemoryArgument) -> None:
+def info(
+    memory: MemoryArgument,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files and compare their sha256.")
+    ] = False,
+) -> None:
     """See that a memory is whole, and print what it holds."""
     from clipkit.retrieval.memory import FolderMemory
-    from data_tools.memory.build import summary
+    from data_tools.memory import build
     from data_tools.summary import print_summary
 
     found = FolderMemory(memory)
     for side in found.facts["sides"]:
         found.side(side).index  # noqa: B018 -- opens it
-    print_summary(f"memory {memory}", summary(found.facts))
+    if verify:
+        build.verify(found)
+    print_summary(f"memory {memory}", build.summary(found.facts))
 
 
 def _write(sources: list[RowSource], out: Path, index: dict[str, Any], dry_run: bool) -> None:

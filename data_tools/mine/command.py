@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_tools.options import DryRunOption
+from data_tools.options import DryRunOption, finite
 
 
 def mine(
@@ -23,7 +23,10 @@ def mine(
     ] = 0,
     max_similarity: Annotated[
         float | None,
-        typer.Option(help="Leave out those of a larger cosine; which suits depends on the model."),
+        typer.Option(
+            callback=finite,
+            help="Leave out those of a larger cosine; which suits depends on the model.",
+        ),
     ] = None,
     flat_below: Annotated[
         int, typer.Option(min=0, help="Samples below which the search is exact.")

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_tools.options import DryRunOption, OutArgument
+from data_tools.options import DryRunOption, OutArgument, finite
+
+_MANY = 0.2  # share of samples with near-duplicates above which the border is likely too low
 
 
 def neighbours(
@@ -25,7 +27,9 @@ def neighbours(
     ] = "uni",
     max_similarity: Annotated[
         float,
-        typer.Option(help="Leave out rows whose image is nearer to the sample's; 2: none."),
+        typer.Option(
+            callback=finite, help="Leave out rows whose image is nearer to the sample's; 2: none."
+        ),
     ] = 0.98,
     allow_self: Annotated[
         bool,
@@ -46,7 +50,7 @@ def neighbours(
     Writes image.npy and text.npy, (samples, k) rows of the memory by sample id, -1 for none: for
     the sample's image and for its caption. Of a sample itself and of its near-duplicates no row
     comes back. Which similarity that is depends on the model: the share of samples that have
-    near-duplicates is printed, of the first 1,024 at most.
+    near-duplicates is printed, of the first 1,024 embedded samples at most.
     """
     from data_tools.neighbours.run import NeighbourOptions, find_neighbours
     from data_tools.summary import print_summary
@@ -59,3 +63,6 @@ def neighbours(
     elif facts["counts"]["image: samples with fewer"] > facts["samples"] // 2:
         print(f"warning: most samples have fewer than {k} neighbours; raise --max-similarity, or "
               f"take a larger memory")  # fmt: skip
+    elif facts.get("share of samples with near-duplicates", 0) > _MANY:
+        print("hint: many samples have near-duplicates, so features of this model lie close and "
+              "real neighbours may be left out with them; raise --max-similarity")  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
+from clipkit.bench import measure
 from clipkit.bench.measure import by_turns, extra_mb, in_fresh_process, timed
 from clipkit.errors import ClipkitError
 
@@ -39,3 +43,28 @@ def test_calls_take_turns() -> None:
     times = by_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
     assert seen == ["a", "b"] * 3
     assert {n: len(t) for n, t in times.items()} == {"a": 3, "b": 3}
+
+
+def test_the_commit_tells_of_changes_to_code_and_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=x", "-c", "user.email=x"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    monkeypatch.setattr(measure, "_ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "README.md").write_text("")
+    (tmp_path / "configs" / "a.yaml").write_text("a")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    plain = measure.machine(1, "cpu")["commit"]
+    assert len(plain) == 12
+    (tmp_path / "README.md").write_text("changed")
+    assert measure.machine(1, "cpu")["commit"] == plain
+    (tmp_path / "configs" / "new.yaml").write_text("b")
+    assert measure.machine(1, "cpu")["commit"] == f"{plain}+changes"
+    (tmp_path / "configs" / "new.yaml").unlink()
+    (tmp_path / "configs" / "a.yaml").write_text("changed")
+    assert measure.machine(1, "cpu")["commit"] == f"{plain}+changes"

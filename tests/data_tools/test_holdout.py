@@ -97,6 +97,44 @@ def test_named_classes_and_their_names(tmp_path: Path, shards: list[str]) -> Non
     assert set(open_folder(tmp_path / "out", "train").labels()) == {0, 1, 3, 4, 5, 6}
 
 
+def test_a_caption_of_several_lines_is_one_name(tmp_path: Path) -> None:
+    captions = {"a": "thing\none", "b": "thing\u2028 two"}
+    members = []
+    for i in range(6):
+        group = "abc"[i // 2]
+        meta = json.dumps({"g": group}).encode()
+        text = captions.get(group, "other").encode()
+        members += [(f"{i}.png", noise_bytes(i)), (f"{i}.txt", text), (f"{i}.json", meta)]
+    path = str(write_tar(tmp_path / "in" / "0.tar", members))
+    holdout([path], tmp_path / "out", "json.g", Choice(("a", "b"), test_share=1))
+    folder = open_folder(tmp_path / "out/groups")
+    assert folder.classnames == ["thing one", "thing two"] and folder.labels() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [b"8", b"-1", b"x"])
+def test_a_class_without_a_name_is_told_before_anything_is_written(
+    tmp_path: Path, shards: list[str], wrong: bytes
+) -> None:
+    (tmp_path / "in/classnames.txt").write_text("".join(f"name {i}\n" for i in range(GROUPS)))
+    members = [("x.png", noise_bytes(1)), ("x.txt", b"x"), ("x.cls", wrong)]
+    shards.append(str(write_tar(tmp_path / "in" / "9.tar", members)))
+    with pytest.raises(DataError, match=f"cls '{wrong.decode()}' is none of the 8 classes"):
+        holdout(shards, tmp_path / "out", "cls", Choice((wrong.decode(),), test_share=1))
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_breaks_leaves_nothing(
+    tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise DataError("broken")
+
+    monkeypatch.setattr("data_tools.holdout._describe", broken)
+    with pytest.raises(DataError, match="broken"):
+        holdout(shards, tmp_path / "out", "cls", Choice(("1",)))
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
 def test_the_seed_draws_groups_and_tests(tmp_path: Path, shards: list[str]) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         holdout(shards, tmp_path / name, "json.of.base", Choice((), 0.5, 0.5, seed))
@@ -132,5 +170,7 @@ def test_command(tmp_path: Path, shards: list[str]) -> None:
     given = [str(tmp_path / "in"), str(tmp_path / "out"), "--by", "cls", "--values", "1, 2"]
     done = CliRunner().invoke(command_line.app, ["holdout", *given], catch_exceptions=False)
     assert "26 train, 8 held, 0 test, 2 groups" in done.stdout
+    refused = CliRunner().invoke(command_line.app, ["holdout", *given, "--seed", "-1"])
+    assert refused.exit_code == 2 and "--seed" in refused.output
     with pytest.raises(DataError, match="exists"):
         CliRunner().invoke(command_line.app, ["holdout", *given], catch_exceptions=False)

@@ -74,6 +74,26 @@ def test_pairs_of_a_group_answer_each_other_with_less(tmp_path: Path) -> None:
     assert relevance(open_mixed_set(tmp_path / "out")) == wanted
 
 
+def test_of_a_large_group_so_many_drawn_ones_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_tools.mixed.MATES", 2)
+    found = {}
+    for name, seed in (("one", 0), ("two", 0), ("other", 1), ("third", 2)):
+        write_mixed(write_pairs(tmp_path), tmp_path / name, group="base", seed=seed)
+        found[name] = relevance(open_mixed_set(tmp_path / name))
+    judged = found["one"]
+    assert judged == found["two"]
+    assert {(q, d) for (q, d), grade in judged.items() if grade == 3} == {
+        (f"q{i}", f"d{i}") for i in range(6)
+    }
+    mates = {(q, d) for (q, d), grade in judged.items() if grade == 1}
+    drawn = {d for _, d in mates}
+    assert len(drawn) == 2 and drawn < {"d0", "d1", "d4"}
+    assert mates == {(f"q{i}", d) for i in (0, 1, 4) for d in drawn if d != f"d{i}"}
+    assert len({frozenset(x) for x in found.values()}) > 1
+
+
 def test_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
     shards = write_pairs(tmp_path)
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):

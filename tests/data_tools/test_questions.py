@@ -90,6 +90,26 @@ def test_a_set_of_negatives(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("negatives", "asked"),
+    [
+        (["A  dog.", "a hat"], ["a hat"]),
+        (["a cat", 7], []),
+        (["a cat", ""], []),
+        (["a cat", None], []),
+        ("ab", []),
+    ],
+)
+def test_what_is_no_wrong_caption_is_not_asked(
+    tmp_path: Path, negatives: object, asked: list[str]
+) -> None:
+    odd = sample("a dog", {"negatives": negatives, "negative_tags": ["x", "y"]})
+    good = sample("a hat", {"negatives": ["a cat"], "negative_tags": ["z"]})
+    write_question_set(shard(tmp_path, odd, good), tmp_path / "out", {})
+    found = [item.texts[1] for item in open_selection(tmp_path / "out").items]
+    assert found == [*asked, "a cat"]
+
+
 def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
     shards = shard(tmp_path, sample("a cat"))
     with pytest.raises(DataError, match="no caption has json 'negatives'"):

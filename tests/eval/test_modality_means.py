@@ -186,11 +186,13 @@ def test_what_cannot_be_fitted_is_named(tmp_path):
     write_tar(tmp_path / "silent" / "0.tar", [("0.png", image_bytes())])
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "odd.txt").write_bytes(b"\xff\xfe\n")
+    (tmp_path / "x.tar").write_bytes(b"0.txt\0\0\x01a red\n")
     for place, queries, words in (
         (tmp_path / "absent", None, "absent"),
         (tmp_path / "silent", None, "no sample has a caption"),
         (root, tmp_path / "empty.txt", "is empty; write one query a line"),
         (root, tmp_path / "odd.txt", "--queries .* cannot be read"),
+        (root, tmp_path / "x.tar", "--queries .*x.tar: is no text; write one query a line"),
         (root, tmp_path / "gone", "no such folder"),
     ):
         with pytest.raises(DataError, match=words) as caught:

@@ -258,6 +258,11 @@ def test_what_cannot_be_read_is_one_line(features, tmp_path):
         (written({"text": torch.zeros(8)}, notes), "text is torch.float32"),
         (written({"text": torch.zeros(7).double()}, notes), "is no calibration"),
         (written({"text": torch.full((8,), torch.nan).double()}, notes), "text is not finite"),
+        (written({"text": torch.eye(8)[0].double() * 1.1}, notes), "text is longer than a unit"),
+        *[
+            (written({}, {**notes, "facts": json.dumps({**facts, name: value})}), f"'{name}' is")
+            for name, value in (("counts", []), ("refinements", "xy"), ("files", {}))
+        ],
     ):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=words) as caught:
@@ -265,6 +270,17 @@ def test_what_cannot_be_read_is_one_line(features, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="is no calibration"):
         load_calibration(tmp_path)
+
+
+def test_means_of_another_length_are_one_line(features):
+    texts, images = features
+    fitted = calibrated(texts[:, :1], images[:, :1])  # would broadcast
+    for change in (Centring(fitted), Shift(fitted, 0.5)):
+        for call, rows in ((change.text, texts), (change.image, images)):
+            with pytest.raises(CheckpointError, match="means of length 1, features of 8; run clip"):
+                call(rows)
+    with pytest.raises(CheckpointError, match="means of length 1, features of 8"):
+        fuse(texts, images, torch.ones(60), fitted.documents)
 
 
 def test_a_place_that_cannot_be_written_is_named(features, tmp_path):

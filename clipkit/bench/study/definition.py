@@ -12,6 +12,7 @@ from clipkit.config.parts import suggest
 from clipkit.config.section import Section
 from clipkit.errors import ConfigError
 
+RESERVED = ("data", "out", "here", "row", "seed", "case")  # placeholders of every study
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -96,6 +97,10 @@ class Study(Section):
         for name in self.baseline:
             if name not in self.rows:
                 raise ValueError(f"baseline: '{name}' is no row{suggest(name, list(self.rows))}")
+        for case, values in self.cases.items():
+            for name in values:
+                if name in RESERVED:
+                    raise ValueError(f"cases.{case}.{name}: has a meaning of its own; rename it")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)}: give each once, and at least one")
         titles = [metric.title for metric in self.metrics]
@@ -118,6 +123,8 @@ def load_study(path: Path) -> Study:
     tree = {k: v for k, v in tree.items() if not str(k).startswith(".")}
     try:
         return Study.model_validate(tree)
+    except RecursionError:
+        raise ConfigError(f"{path}: an anchor stands inside itself; write the list out") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,11 @@ from clipkit.bench.study.table import facts_of, json_lines, markdown
 from clipkit.checkpoint.files import write_text
 from clipkit.config.parts import suggest
 from clipkit.errors import ConfigError, DataError
+
+
+def default_out(file: Path) -> Path:
+    """Folder of the runs of a study where none is named."""
+    return Path("runs/studies") / file.stem
 
 
 class StudyRun:
@@ -31,6 +37,14 @@ class StudyRun:
         self.study, self.file = study, file
         self.places = Places(out, file.parent, data)
         self.setup = setup_chain(study, self.places)
+
+    @property
+    def command(self) -> str:
+        """The line that runs the study; {data} comes from --data or CLIPKIT_DATA."""
+        words = ["clipkit", "bench", "study", str(self.file)]
+        if self.places.out != default_out(self.file):
+            words += ["--out", str(self.places.out)]
+        return shlex.join(words)
 
     def chains(self, rows: Sequence[str] | None, seeds: Sequence[str] | None) -> list[Chain]:
         """The commands of the named rows and seeds; None: of all.
@@ -86,7 +100,7 @@ class StudyRun:
         if not found:
             raise DataError(f"{self.places.out}: holds no results of the study yet; run it first")
         facts = facts_of([self.setup, *self.chains(None, None)])
-        page = markdown(self.study, self.file, found, facts)
+        page = markdown(self.study, self.command, found, facts)
         lines = json_lines(self.file.stem, found, facts)
         for folder in (self.places.out, *([table] if table else [])):
             folder.mkdir(parents=True, exist_ok=True)

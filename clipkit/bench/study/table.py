@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from clipkit.bench.measure import machine
@@ -15,6 +14,8 @@ from clipkit.bench.study.commands import Chain
 from clipkit.bench.study.definition import Study
 from clipkit.bench.study.execute import read_marker
 from clipkit.bench.study.numbers import Cell, Gap
+
+_FEW = 3  # seeds below which a row is marked
 
 
 def facts_of(chains: Sequence[Chain]) -> dict[str, Any]:
@@ -38,22 +39,22 @@ def json_lines(name: str, cells: Sequence[Cell], facts: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def markdown(study: Study, file: Path, cells: Sequence[Cell], facts: dict[str, Any]) -> str:
-    """The whole page."""
+def markdown(study: Study, command: str, cells: Sequence[Cell], facts: dict[str, Any]) -> str:
+    """The whole page; `command` is the line that runs the study."""
     parts = [f"# {study.title}", study.claim.strip()]
     parts.append(f"Models trained from scratch on {study.data}; no pretrained weights.")
     parts.append(
         "Each row: the mean over seeds, every seed, and the difference to a baseline with its 95 % "
-        "interval (a bootstrap over test items of the mean over seeds, the same items for both; "
-        '"seeds": a t-test over seeds, for what is no mean of items), and how many seeds have '
-        "its sign."
+        "interval (a bootstrap over test items of the mean over seeds, the same items for both: "
+        'it does not cover seeds; "seeds": a t-test over seeds, for what is no mean of items), and '
+        "how many seeds have its sign. Rows of fewer than three seeds say so."
     )
     parts.append(study.notes.strip())
     for metric in study.metrics:
         of_metric = [c for c in cells if c.metric == metric.title]
         for case in dict.fromkeys(c.case for c in of_metric):
             parts.append(_section(study, [c for c in of_metric if c.case == case]))
-    parts.append(_commands(study, file))
+    parts.append(_commands(study, command))
     parts.append(
         "; ".join(f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in facts.items())
     )
@@ -70,7 +71,9 @@ def _section(study: Study, cells: Sequence[Cell]) -> str:
     lines = [heading, "", f"{first.better.capitalize()} is better{size}.", ""]
     lines += ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
     for cell in cells:
-        row = [cell.row, f"{cell.mean:.3f}"]
+        count = len(cell.seeds)
+        few = f" ({count} seed{'s' * (count > 1)})" if count < _FEW else ""
+        row = [f"{cell.row}{few}", f"{cell.mean:.3f}"]
         row += [f"{cell.seeds[s]:.3f}" if s in cell.seeds else "-" for s in study.seeds]
         row += [_gap(cell.gaps.get(base)) for base in study.baseline]
         lines.append("| " + " | ".join(row) + " |")
@@ -87,16 +90,16 @@ def _gap(gap: Gap | None) -> str:
     return f"{gap.value:+.3f}{interval}, {gap.same_sign} of {len(gap.seeds)}"
 
 
-def _commands(study: Study, file: Path) -> str:
+def _commands(study: Study, command: str) -> str:
     """The exact command lines; one line a row runs them."""
-    return "\n".join(["## Commands", "", *_fenced(study, file)])
+    return "\n".join(["## Commands", "", *_fenced(study, command)])
 
 
-def _fenced(study: Study, file: Path) -> Iterator[str]:
+def _fenced(study: Study, command: str) -> Iterator[str]:
     def block(lines: Sequence[str]) -> Iterator[str]:
         yield from ("```", *(" ".join(line.split()) for line in lines), "```")
 
-    yield f"`clipkit bench study {file.name}` runs all of it, with `--rows NAME` one row."
+    yield f"`{command}` runs all of it, with `--rows NAME` one row."
     for case, values in study.cases.items():
         if values:
             yield f"\nCase {case}: " + ", ".join(f"{{{k}}} is `{v}`" for k, v in values.items())

@@ -1,7 +1,8 @@
 """A memory as a folder, written by `clipkit-data memory build`, mapped and never read whole.
 
     MEM/memory.json   format, weights_hash, checkpoint, dim, rows, name, and of each side its rows,
-                      kind of index ("flat" or "ivf_sq8"), nlist, nprobe and measured recall
+                      kind of index ("flat" or "ivf_sq8"), nlist, nprobe and measured recall;
+                      bytes and sha256 of each file
     MEM/<side>.npy    (N, D) float16; text.npy has zeros where a row has no caption
     MEM/<side>.faiss  index of <side>.npy; that of the texts holds the rows with a caption
     MEM/rows.parquet  shard, row, key, caption, has_caption; row for row
@@ -12,7 +13,7 @@ Both text files are missing where no row has a caption. Shapes: N rows, D embed 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,13 @@ _NEEDED = {
     "name": str,
     "dim": int,
     "rows": int,
+    "captions": int,
     "sides": dict,
     "files": dict,
 }
+_NEEDED_OF_SIDE = {"rows": int, "kind": str, "recall": dict}
+_LISTS = {"nlist": int, "nprobe": int}  # of IVF
+_KINDS = ("flat", "ivf_sq8")
 
 
 class FolderMemory(Memory):
@@ -186,7 +191,40 @@ def _read_facts(root: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DataError(f"{path}: is no memory of clipkit-data memory build")
-    for name, kind in _NEEDED.items():
-        if not isinstance(facts.get(name), kind):
-            raise DataError(f"{path}: '{name}' is missing or damaged; build the memory anew")
+    wrong = _wrong(facts)
+    if wrong:
+        raise DataError(f"{path}: {wrong}; build the memory anew")
     return facts
+
+
+def _wrong(facts: dict[str, Any]) -> str:
+    """What cannot be so in memory.json; "" if nothing."""
+    missing = _missing(facts, _NEEDED)
+    if missing or not facts["sides"]:
+        return f"'{missing or 'sides'}' is missing or damaged"
+    needed = {TABLE}
+    for name, side in facts["sides"].items():
+        if name not in SIDES or not isinstance(side, dict) or not side:
+            return f"'{name}' of 'sides' is damaged"
+        missing = _missing(side, _NEEDED_OF_SIDE)
+        if not missing and side["kind"] not in _KINDS:
+            missing = "kind"
+        if not missing and side["rows"] > facts["rows"]:
+            missing = "rows"
+        if not missing and side["kind"] != "flat":
+            missing = _missing(side, _LISTS)
+        if missing:
+            return f"'{missing}' of '{name}' is missing or damaged"
+        needed |= {f"{name}.npy", f"{name}.faiss"}
+    unknown = min(needed - facts["files"].keys(), default="")
+    return f"'files' says nothing of {unknown}" if unknown else ""
+
+
+def _missing(facts: Mapping[str, Any], needed: Mapping[str, type]) -> str:
+    """The first name that is not there, of another type, or no number that counts anything."""
+    for name, kind in needed.items():
+        value = facts.get(name)
+        least = 0 if name == "captions" else 1
+        if type(value) is not kind or (isinstance(value, int) and value < least):
+            return name
+    return ""

@@ -35,7 +35,8 @@ def unit_rows(features: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
     """(r, D) fp32 unit rows of (N, D) float16 features; rows of zeros stay."""
     found = np.asarray(features[rows], dtype=np.float32)
     norms = np.linalg.norm(found, axis=1, keepdims=True)
-    return found / np.maximum(norms, np.float32(1e-12))
+    with np.errstate(invalid="ignore"):  # what is not finite stays so
+        return found / np.maximum(norms, np.float32(1e-12))
 
 
 class _Candidates(NamedTuple):
@@ -87,6 +88,11 @@ class StoredSide:
             except (RuntimeError, MemoryError) as error:
                 line = str(error).strip().splitlines()[-1][-200:]
                 raise DataError(f"{self._index}: cannot be read: {line}") from None
+            if isinstance(index, faiss.IndexFlat) != self.exact:
+                found, wanted = ("a", "flat") if self.exact else ("a flat", "ivf_sq8")
+                raise DataError(
+                    f"{self._index}: is {found} index, not {wanted}; build the memory anew"
+                )
             if (index.ntotal, index.d) != (len(self), self.features.shape[1]):
                 raise DataError(
                     f"{self._index}: holds {index.ntotal} rows of {index.d}, not {len(self)} of "
@@ -95,10 +101,17 @@ class StoredSide:
         return index
 
     def unit(self, rows: Tensor) -> Tensor:
-        """(*rows, D) fp32 unit features; zeros at -1."""
+        """(*rows, D) fp32 unit features; zeros at -1.
+
+        Raises:
+            DataError: A row is not finite.
+        """
         flat = rows.reshape(-1).cpu().numpy()
         found = np.zeros((len(flat), self.features.shape[1]), np.float32)
         found[flat >= 0] = unit_rows(self.features, flat[flat >= 0])
+        if not np.isfinite(found).all():
+            place = getattr(self.features, "filename", None) or "a memory"
+            raise DataError(f"{place}: holds NaN or infinity; build the memory anew")
         return torch.from_numpy(found).view(*rows.shape, found.shape[1]).to(rows.device)
 
     def cosines(self, queries: Tensor, rows: Tensor) -> Tensor:

@@ -42,6 +42,10 @@ def test_anchors_and_single_values(tmp_path: Path) -> None:
         ({"metrics": [{**_METRIC, "beter": "higher"}]}, "metrics.0.beter: unknown key.*'better'"),
         ({"rows": {"a/b": []}}, "rows"),
         ({"rows": "clipkit"}, "rows"),
+        *[
+            ({"cases": {"x": {name: "1"}}}, f"cases.x.{name}: has a meaning of its own")
+            for name in ("data", "out", "here", "row", "seed", "case")
+        ],
     ],
 )
 def test_mistakes(study_file, change, message) -> None:
@@ -55,3 +59,11 @@ def test_no_mapping(tmp_path: Path) -> None:
     path.write_text("- a\n")
     with pytest.raises(ConfigError, match=r"x\.yaml: a study is a mapping"):
         load_study(path)
+
+
+def test_a_list_that_holds_itself(study_file) -> None:
+    path = study_file()
+    path.write_text(path.read_text().replace("setup:\n", "setup: &a\n- *a\n"))
+    with pytest.raises(ConfigError, match="tiny.yaml: an anchor stands inside itself") as caught:
+        load_study(path)
+    assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ def test_list_execute_tabulate(study_file, ran, tmp_path) -> None:
     assert len(listed) == 7 and all(line.startswith("to do") for line in listed)
     assert not ran
     done = _invoke(path, "--seeds", "0", "--table", str(tmp_path / "kept"))
-    assert "| tuned | 0.750 | 0.750 | - |" in done.stdout
+    assert "| tuned (1 seed) | 0.750 | 0.750 | - |" in done.stdout
     assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["tiny.jsonl", "tiny.md"]
     states = [line.split("  ")[0] for line in _invoke(path, "--list").stdout.splitlines()]
     assert states.count("done") == 4

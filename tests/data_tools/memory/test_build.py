@@ -116,6 +116,20 @@ def test_done_is_not_done_again_and_other_inputs_are_refused(
     assert FolderMemory(out).facts == first
 
 
+def test_a_changed_memory_is_not_done(place: Path, tmp_path: Path) -> None:
+    sources, out = open_sources([place / "a"]), tmp_path / "m"
+    build_memory(sources, out)
+    content = bytearray((out / "text.npy").read_bytes())
+    content[-1] ^= 1
+    (out / "text.npy").write_bytes(bytes(content))
+    with pytest.raises(DataError, match="text.npy: is not what was written"):
+        build_memory(sources, out)
+    facts = json.loads((out / "memory.json").read_text())
+    (out / "memory.json").write_text(json.dumps({**facts, "sha256": None}))
+    with pytest.raises(DataError, match="image.faiss: is not what was written; remove .*m and"):
+        module.verify(FolderMemory(out))
+
+
 def test_nothing_is_left_of_a_broken_build(place: Path, tmp_path: Path) -> None:
     bad = features_of(200, 16)
     bad[77, 3] = np.nan

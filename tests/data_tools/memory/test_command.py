@@ -41,6 +41,11 @@ def test_build_add_info(place: Path, tmp_path: Path) -> None:
     assert info.exit_code == 0 and "110" in info.output and "recall@10" in info.output
     again = run("build", place / "a", tmp_path / "grown")
     assert isinstance(again.exception, DataError)
+    assert run("info", tmp_path / "grown", "--verify").exit_code == 0
+    path = tmp_path / "grown" / "rows.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    assert "parquet: is not" in str(run("info", tmp_path / "grown", "--verify").exception)
     path = tmp_path / "grown" / "text.faiss"
     path.write_bytes(path.read_bytes()[:-4])
     assert "text.faiss: holds" in str(run("info", tmp_path / "grown").exception)

@@ -26,6 +26,9 @@ def test_options_reach_the_search(tmp_path: Path) -> None:
     assert "dry run" in run("--dry-run") and not (tmp_path / "out.npy").exists()
     output = run("--by", "image", "--k", 3, "--skip-rank", 2, "--max-similarity", 0.5)
     assert "with 3 neighbours" in output and "with none" in output
+    words = ["mine", str(emb), str(tmp_path / "n.npy"), "--max-similarity", "nan"]
+    refused = CliRunner().invoke(app, words)
+    assert "--max-similarity nan: give a number" in str(refused.exception)
     options = MineOptions("image", 3, 2, 0.5)
     mine_neighbours(emb, tmp_path / "same.npy", options)
     assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(tmp_path / "same.npy"))

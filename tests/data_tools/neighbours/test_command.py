@@ -27,9 +27,14 @@ def test_options_reach_the_search(tmp_path: Path) -> None:
 
     assert "dry run" in run("a", "--k", 3, "--dry-run") and not (tmp_path / "a").exists()
     assert "warning" not in run("a", "--k", 3, "--max-similarity", 2)
-    assert "share of samples with near-duplicates" in run("b", "--k", 3)
+    said = run("b", "--k", 3)
+    assert "share of samples with near-duplicates" in said and "hint" not in said
+    assert "hint: many samples have near-duplicates" in run("e", "--k", 1, "--max-similarity", 0.8)
     assert "warning: most samples have fewer than 3" in run("c", "--k", 3, "--max-similarity", -1)
     run("d", "--k", 3, "--allow-self")
+    words = ["neighbours", str(emb), str(tmp_path / "m"), str(tmp_path / "n")]
+    refused = CliRunner().invoke(app, [*words, "--max-similarity", "nan"])
+    assert "--max-similarity nan: give a number" in str(refused.exception)
     rows = {name: np.load(tmp_path / name / "image.npy") for name in "abcd"}
     assert (rows["a"] >= 0).all() and (rows["c"] == -1).all()
     assert (rows["d"][:, 0] == np.arange(12)).all()

@@ -127,6 +127,17 @@ def _other_rows(path: Path) -> None:
     (path / "memory.json").write_text(json.dumps(facts))
 
 
+def _edited(change):
+    """Damage: `change` is done to the facts, those of the image side beside them."""
+
+    def damage(path: Path) -> None:
+        facts = json.loads((path / "memory.json").read_text())
+        change(facts, facts["sides"]["image"])
+        (path / "memory.json").write_text(json.dumps(facts))
+
+    return damage
+
+
 def _other_index(path: Path) -> None:
     import faiss
 
@@ -153,6 +164,28 @@ def _other_index(path: Path) -> None:
         ),
         (_other_rows, r"image.npy: holds float16 \(300, 8\), not"),
         (_other_index, "image.faiss: holds 301 rows of 8, not 300 of 8"),
+        (_edited(lambda f, s: f.update(rows=-5)), "memory.json: 'rows' is missing or damaged"),
+        (_edited(lambda f, s: f.update(dim=True)), "memory.json: 'dim' is missing or damaged"),
+        (_edited(lambda f, s: f.update(sides={})), "memory.json: 'sides' is missing or dam"),
+        (_edited(lambda f, s: f["sides"].update(image="x")), "'image' of 'sides' is"),
+        (_edited(lambda f, s: f["sides"].update(image={})), "'image' of 'sides' is"),
+        (_edited(lambda f, s: f["sides"].update(sound=s)), "'sound' of 'sides' is"),
+        (_edited(lambda f, s: s.pop("rows")), "'rows' of 'image' is missing"),
+        (_edited(lambda f, s: s.update(rows=-5)), "'rows' of 'image' is missing"),
+        (_edited(lambda f, s: s.update(rows=301)), "'rows' of 'image' is missing"),
+        (_edited(lambda f, s: s.pop("kind")), "'kind' of 'image' is missing"),
+        (_edited(lambda f, s: s.update(kind="x")), "'kind' of 'image' is missing"),
+        (_edited(lambda f, s: s.pop("recall")), "'recall' of 'image' is missing"),
+        (_edited(lambda f, s: s.update(kind="ivf_sq8")), "'nlist' of 'image' is missing"),
+        (
+            _edited(lambda f, s: s.update(kind="ivf_sq8", nprobe=0, nlist=4)),
+            "'nprobe' of 'image' is missing",
+        ),
+        (
+            _edited(lambda f, s: s.update(kind="ivf_sq8", nprobe=2, nlist=4)),
+            "image.faiss: is a flat index, not ivf_sq8",
+        ),
+        (_edited(lambda f, s: f["files"].pop("image.npy")), "'files' says nothing of image.npy"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, named):
@@ -207,3 +240,19 @@ def test_an_open_memory_is_mapped_not_read(tmp_path, flat_below):
     command = [sys.executable, "-c", _MEASURE, str(big), str(small)]
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert grown < size / 4, f"{grown} kB more of {size:.0f}"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_told_when_they_are_read(tmp_path, value):
+    path = write_memory(tmp_path / "m", 30)
+    features = np.load(path / "image.npy", mmap_mode="r+")
+    features[7, 3] = value
+    features.flush()
+    memory = FolderMemory(path)
+    assert memory.features("image", torch.tensor([6])).isfinite().all()
+    for call in (
+        lambda: memory.features("image", torch.tensor([6, 7])),
+        lambda: memory.search(unit(2), "image", 3),
+    ):
+        with pytest.raises(DataError, match="image.npy: holds NaN or infinity; build the memory"):
+            call()
