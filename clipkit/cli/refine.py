@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from clipkit.retrieval.refinement import Refinement
     from clipkit.towers.dual import FeatureEncoder
 
+_LARGEST_SHIFT = 2.0
 CalibrationOption = Annotated[
     str | None,
     typer.Option(help="File of clipkit calibrate, or auto: the one beside the checkpoint."),
@@ -47,8 +48,12 @@ class RefineOptions:
     shift: float | None = None
 
     def __post_init__(self) -> None:
+        from clipkit.errors import ConfigError
         from clipkit.loading import check_options
 
+        if self.shift is not None and not abs(self.shift) <= _LARGEST_SHIFT:
+            raise ConfigError(f"--shift {self.shift}: choose a weight from -2 to 2; 0.5 closes the "
+                              f"gap of the means")  # fmt: skip
         check_options(self.calibration, self.memory, self.fusion, self.refine, self.shift)
 
     def build(

@@ -26,6 +26,10 @@ def test_every_option_is_handed_on(monkeypatch, given, taken):
         ({"memory": "m", "fusion": "mean"}, "choose head or prototype"),
         ({"memory": "m", "refine": "all"}, "choose both, image or text"),
         ({"fusion": "prototype"}, "give --memory"),
+        *[
+            ({"calibration": "c", "shift": value}, "--shift .*: choose a weight from -2 to 2")
+            for value in (float("nan"), float("inf"), 1e30, -2.5)
+        ],
         ({"refine": "text", "calibration": "c"}, "give --memory"),
     ],
 )
