@@ -203,7 +203,7 @@ def refinements_of(
 
     Args:
         path: As in `load_towers`.
-        calibration: File of `clipkit calibrate`; True: the one beside the checkpoint.
+        calibration: File of `clipkit calibrate`; True or "auto": the one beside the checkpoint.
         memory: Folder of `clipkit-data memory build`, or several.
         method: With a memory, "head": as the trained heads of the checkpoint do; "prototype":
             a feature becomes the mean of its neighbours, nothing trained.
@@ -226,7 +226,8 @@ def refinements_of(
     if memory is not None:
         found.append(_from_memory(place, memory, weights, method, sides))
     if calibration:
-        file = calibration_path(place) if calibration is True else Path(calibration)
+        beside = calibration in (True, "auto")
+        file = calibration_path(place) if beside else Path(str(calibration))
         fitted = load_calibration(file, weights)
         fitted.check(weights, [refinement.name for refinement in found], str(file))
         found.append(Centring(fitted) if shift is None else Shift(fitted, shift))

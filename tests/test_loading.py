@@ -233,7 +233,8 @@ def test_a_calibration_centres_what_a_loaded_model_gives(fused, tmp_path) -> Non
         with pytest.raises(CheckpointError, match="no such calibration"):
             refinements_of(place, calibration=True, weights=fitted.weights_hash)
         fitted.save(calibration_path(place))
-        check_features(place, [Centring(fitted)], calibration=True)
+        for asked in (True, "auto"):
+            check_features(place, [Centring(fitted)], calibration=asked)
         calibration_path(place).unlink()
     assert calibration_path(run / "checkpoints" / "step_00000003") == calibration_path(run)
     with pytest.raises(ConfigError, match="name the file"):

@@ -21,9 +21,18 @@ def calibrate(
         Path, typer.Argument(help="Run folder, checkpoint folder or exported folder.")
     ],
     data: Annotated[
-        str, typer.Argument(help="Evaluation set, shards, or embeddings; not what is scored.")
+        str,
+        typer.Argument(
+            help="Evaluation set, shards, or embeddings. Do not score it with this calibration."
+        ),
     ],
-    split: Annotated[str, typer.Option(help="Of a folder that is an evaluation set.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Of an evaluation set. Default: test, which evaluation scores, too; take another "
+            "set or split than that."
+        ),
+    ] = "test",
     queries: Annotated[
         str | None,
         typer.Option(help="Queries: a file with one a line, or a set. Default: DATA's texts."),

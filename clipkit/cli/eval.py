@@ -157,8 +157,6 @@ class Settings:
             refinements=refinements,
         )
         facts = refined_facts(facts, refinements)
-        for note in scored_calibrations(jobs, refinements) if world.is_main else ():
-            typer.echo(f"clipkit: warning: {note}", err=True)
         found = []
         for result, fresh in run_jobs(jobs, embedder, facts, self.out, force=self.force):
             found.append(result)
@@ -169,6 +167,8 @@ class Settings:
             seconds = time.perf_counter() - start
             place = self.out / facts.name
             typer.echo(f"{facts.name}: evaluated in {seconds:.1f} s; results: {place}", err=True)
+            for note in scored_calibrations(jobs, refinements):  # last: tables are long
+                typer.echo(f"clipkit: warning: {note}", err=True)
 
 
 def plan_jobs(

@@ -70,7 +70,7 @@ class RefineOptions:
         sides: Any = self.refine
         return refinements_of(
             place,
-            calibration=True if self.calibration == "auto" else self.calibration,
+            calibration=self.calibration,
             memory=self.memory,
             method=method,
             sides=sides,

@@ -8,7 +8,8 @@ Where samples lie: `shards.py` (patterns -> paths), `tar_scan.py`, `tar_index.py
 In which order: `order.py` (one source), `mixture.py` (several, by weight), `hard_batches.py`
 (neighbours meet); each position is reached directly and is the same for every world size and worker
 count. What is made of one: `decode.py`, `transforms.py`, `captions.py`, `samples.py`,
-`token_cache.py`; `bad_samples.py` says why one is not used, and when that ends a run.
+`token_cache.py`; `bad_samples.py` says why one is not used, and when that ends a run. `negatives/`
+edits captions into wrong ones, pure text with a card of its own.
 Batches: `loader.py` (indexed mode), `streaming.py` and `stream_shards.py` (webdataset's pipeline).
 Whole shards: `shard_reader.py`, `shard_writer.py`. Evaluation sets: `wds_folder.py`,
 `wds_write.py`, `eval_sets.py`, `shard_images.py`, `image_files.py`, `mixed_set.py`,

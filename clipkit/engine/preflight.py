@@ -13,6 +13,7 @@ from typing import Any
 
 from clipkit.checkpoint.verify import MANIFEST, list_checkpoints, read_json
 from clipkit.config.schema import RunConfig
+from clipkit.data.negatives.phrases import read_phrases
 from clipkit.dist.env import read_env
 from clipkit.engine.train_files import check_train_files
 from clipkit.errors import CheckpointError, ConfigError, DataError
@@ -79,6 +80,9 @@ def preflight(config: RunConfig) -> list[str]:
             raise DataError(f"data.eval.{name}: '{folder}': no such folder")
     if config.data.decode == "scaled" and importlib.util.find_spec("simplejpeg") is None:
         raise ConfigError("data.decode=scaled needs simplejpeg; pip install simplejpeg")
+    for addon in config.addons:
+        if addon["kind"] == "hard_negatives" and addon["forbid_file"]:
+            read_phrases(addon["forbid_file"], "addons.hard_negatives.forbid_file")
     check_train_files(config)
     check_run_folder(config, model_cfg)
     return warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import time
@@ -24,7 +25,6 @@ from clipkit.retrieval.calibration import Centring, Shift, load_calibration
 from clipkit.retrieval.refinement import Refinement
 
 VERSION = "2"  # raise it when a task's numbers change, so that stored results are computed again
-_LABEL = 100  # characters of refinements in a folder's name
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ def checkpoint_facts(folder: Path) -> ModelFacts:
 def refined_facts(facts: ModelFacts, refinements: Sequence[Refinement]) -> ModelFacts:
     """The model with refined features: a name of its own, so its results lie beside the plain ones.
 
-    The name is the checkpoint's, "+", and those of the refinements, shortened by a hash.
+    The name is the checkpoint's, the kind of each refinement, and a short hash that stands for all
+    their settings; results name these in full.
     """
     if not refinements:
         return facts
-    names = "+".join(r.name for r in refinements)
-    label = re.sub(r"[^\w.+=]+", "-", names).strip("-")
-    if len(label) > _LABEL:
-        label = f"{label[:_LABEL]}-{digest(names=names)[:8]}"
-    return replace(facts, name=f"{facts.name}+{label}")
+    names = [r.name for r in refinements]
+    kinds = [re.split(r"[^\w.]", name)[0][:20] for name in names]
+    label = "+".join([facts.name, *kinds])
+    return replace(facts, name=f"{label}-{digest(names=json.dumps(names))[:6]}")
 
 
 def scored_calibrations(jobs: Sequence[Job], refinements: Sequence[Refinement]) -> list[str]:
@@ -80,7 +80,7 @@ def scored_calibrations(jobs: Sequence[Job], refinements: Sequence[Refinement]) 
         if any(c.files & scored_files(job.root, split) for c in fitted + own):
             found.append(
                 f"{job.evaluator.name}: {job.kind} scores data that the calibration was fitted on; "
-                f"its numbers are too good"
+                f"its numbers are too good; fit it on other data"
             )
     return found
 

@@ -25,7 +25,9 @@ def negatives(
     styles: Annotated[str, typer.Option(help="replace, swap or both.")] = "replace,swap",
     forbid: Annotated[
         Path | None,
-        typer.Option(help='Phrases that none may name: one a line, or JSON with "held_out".'),
+        typer.Option(
+            help='Phrases that none may name: one a line, # before a comment, or JSON "held_out".'
+        ),
     ] = None,
     tagger: Annotated[
         bool,
@@ -66,6 +68,9 @@ def negatives(
         **run,
     )
     print_summary("negatives", facts)
+    if not run["dry_run"] and not facts["tags"]:
+        print("warning: no sample has a negative; compare --caption-keys, --kinds and --styles "
+              "with the captions")  # fmt: skip
 
 
 def _names(text: str) -> list[str]:

@@ -16,9 +16,10 @@ import numpy as np
 import clipkit.data.negatives
 from clipkit.data.captions import CaptionRule
 from clipkit.data.negatives import KINDS, CaptionEditor, Negative
+from clipkit.data.negatives.phrases import read_phrases
 from clipkit.data.shard_reader import RawSample, iter_samples
 from clipkit.data.tar_index import load_index
-from clipkit.errors import ConfigError, DataError
+from clipkit.errors import DataError
 from data_tools.map_shards import map_shards
 from data_tools.summary import write_summary
 from data_tools.tables import shard_names
@@ -64,7 +65,7 @@ def add_negatives(
         "kinds": list(kinds) or list(KINDS),
         "styles": list(styles),
         "tagger": tagger,
-        "forbid": _phrases(forbid) if forbid else [],
+        "forbid": list(read_phrases(str(forbid), "--forbid")) if forbid else [],
     }
     CaptionEditor(**editor)
     captions = {"keys": list(caption_keys), "lines": caption_lines}
@@ -191,15 +192,6 @@ def _meta(sample: RawSample) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return meta if isinstance(meta, dict) else None
-
-
-def _phrases(path: Path) -> list[str]:
-    from clipkit.addons.hard_negatives.phrases import read_phrases
-
-    try:
-        return list(read_phrases(str(path)))
-    except ConfigError as error:
-        raise ConfigError(f"--forbid: {str(error).split(': ', 1)[-1]}") from None
 
 
 def _root(shards: Sequence[str], out: Path) -> str:

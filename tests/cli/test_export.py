@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from clipkit.addons.retrieval_fusion.head import FusionHeads, FusionSettings
 from clipkit.cli.main import app
 from clipkit.errors import CheckpointError
 from tests.fixtures_trained import write_trained_run
@@ -33,6 +34,17 @@ def test_weights_config_and_manifest(run, tmp_path):
     config = json.loads((tmp_path / "out" / "open_clip_config.json").read_text())
     assert config["model_cfg"]["embed_dim"] == 8 and config["preprocess_cfg"]["size"] == [8, 8]
     assert CliRunner().invoke(app, ["verify", str(tmp_path / "out")]).exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["retrieval_fusion", "other"])
+def test_heads_that_refine_are_said(tmp_path, kind):
+    settings = FusionSettings(8, 2, num_heads=2)
+    addons = [{"kind": kind, **settings.as_json()}]
+    write_trained_run(tmp_path / "run", heads={"fusion": FusionHeads(settings)}, addons=addons)
+    out = tmp_path / "out"
+    first, *more = export(tmp_path / "run", out).output.splitlines()
+    line = f'refined features: clipkit.load("{out}", memory=...)'
+    assert "open_clip" in first and more == ([line] if kind == "retrieval_fusion" else [])
 
 
 def test_an_existing_folder_is_not_overwritten(run, tmp_path):

@@ -9,14 +9,13 @@ from clipkit.cli.refine import RefineOptions
 from clipkit.errors import ConfigError
 
 
-@pytest.mark.parametrize(("given", "taken"), [("auto", True), ("a/file", "a/file")])
-def test_every_option_is_handed_on(monkeypatch, given, taken):
+def test_every_option_is_handed_on(monkeypatch):
     calls = []
     monkeypatch.setattr(loading, "refinements_of", lambda *a, **k: calls.append((a, k)) or ["r"])
-    options = RefineOptions(given, "mem", "prototype", "text", 0.5)
+    options = RefineOptions("auto", "mem", "prototype", "text", 0.5)
     assert options.build("place", SimpleNamespace(weights_hash="w"), "arch") == ["r"]
     facts = {"method": "prototype", "sides": "text", "shift": 0.5, "arch": "arch", "weights": "w"}
-    assert calls == [(("place",), {"calibration": taken, "memory": "mem", **facts})]
+    assert calls == [(("place",), {"calibration": "auto", "memory": "mem", **facts})]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,19 @@ def test_scaled_decoding_needs_its_package(tmp_path: Path, monkeypatch: pytest.M
         preflight.preflight(config)
 
 
+def test_a_file_of_phrases_must_hold_some(tmp_path: Path) -> None:
+    held = tmp_path / "held.txt"
+    addon = {"kind": "hard_negatives", "forbid_file": str(held)}
+    config = load_config(write_run(tmp_path, addons=[addon]))
+    with pytest.raises(ConfigError, match=r"addons.hard_negatives.forbid_file: .* cannot be read"):
+        preflight.preflight(config)
+    held.write_text("# none\n")
+    with pytest.raises(ConfigError, match="holds no phrase"):
+        preflight.preflight(config)
+    held.write_text("red circle\n")
+    preflight.preflight(config)
+
+
 def test_an_evaluation_folder_must_exist(tmp_path: Path) -> None:
     config = load_config(write_run(tmp_path), ["data.eval.classes=/absent/folder"])
     with pytest.raises(DataError, match="data.eval.classes: '/absent/folder'"):

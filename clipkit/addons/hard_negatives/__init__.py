@@ -1,29 +1,32 @@
 """Hard negatives: captions and images that are nearly right become further columns of the loss.
 
-texts.py draws a caption's negatives, phrases.py reads what they must not name, true_captions.py
-masks those that are true of another image of the batch, pairs.py says which embeddings meet. The
-loss is whatever the run has. The rules that edit a caption are in data/negatives; that near
-neighbours share a batch is a matter of data.hard_batches. May import what an add-on may.
+texts.py draws a caption's negatives, true_captions.py masks those that are true of another image of
+the batch, pairs.py says which embeddings meet. The loss is whatever the run has. The rules that
+edit a caption, and the file of what they must not name, are matters of data/negatives; that near
+neighbours share a batch is one of data.hard_batches. May import what an add-on may.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch.distributed as torch_dist
 
-from clipkit.addons.base import AddOn, Masters, StepView
+from clipkit.addons.base import AddOn, StepView
 from clipkit.addons.hard_negatives.pairs import Form, harden
-from clipkit.addons.hard_negatives.phrases import read_phrases
 from clipkit.addons.hard_negatives.texts import TextNegatives
 from clipkit.addons.hard_negatives.true_captions import mask_true_captions
 from clipkit.contracts import Batch, Pair
 from clipkit.data.negatives import KINDS, CaptionEditor
 from clipkit.data.negatives.editor import STYLES
+from clipkit.data.negatives.phrases import read_phrases
 from clipkit.data.samples import Sample
 from clipkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.towers.build import Towers
 
 _VIEW = "negative_image"
 
@@ -44,7 +47,8 @@ class HardNegatives(AddOn):
         tagger: Whether a part-of-speech tagger helps the rules.
         tags: Ready-made negatives whose entry in "negative_tags" is one of these; null: all.
         forbid: Phrases no negative may name, such as combinations held out of training.
-        forbid_file: A file of more: one a line, or a JSON file's list "held_out".
+        forbid_file: A file of more: one a line, # before a comment, or a JSON file's list
+            "held_out".
         weight: w of (1 - w) * loss without negatives + w * loss with them, 0 to 1.
         image_negatives: Negative images are columns of the captions; the loss is then the mean of
             both directions' NegCLIP.
@@ -111,7 +115,7 @@ class HardNegatives(AddOn):
         """Draws captions."""
         forbid = self.forbid
         if self.forbid_file is not None:
-            forbid += read_phrases(self.forbid_file)
+            forbid += read_phrases(self.forbid_file, "addons.hard_negatives.forbid_file")
         editor = None
         if self.source != "json" or forbid:
             editor = CaptionEditor(
@@ -125,7 +129,7 @@ class HardNegatives(AddOn):
             first_or_none=self.form == "triplet",
         )
 
-    def start(self, strategy: Masters) -> None:
+    def prepare(self, towers: Towers) -> None:
         """A missing file or a bad rule is reported here and not by a worker."""
         if self.weight:
             self.texts  # noqa: B018

@@ -7,7 +7,8 @@ and draws from it; `edits.py` puts the words in, with articles and capitals.
 
 What the words mean lies in `lexicon/*.yaml`, read by `lexicon.py`: a new word is a word in a list
 there. Two words of one group must exclude each other in a picture; what could be both is listed as
-another name of one of them. What is read with doubt is left alone.
+another name of one of them. What is read with doubt is left alone. `phrases.py` reads a file of
+what no negative may name.
 
 May import `errors`.
 """

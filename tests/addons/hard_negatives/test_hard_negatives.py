@@ -98,10 +98,11 @@ class TestSettings:
             (listed, _) = get_args(found[name])
             assert get_args(get_args(listed)[0]) == known
 
-    def test_a_missing_file_is_said_before_the_first_batch(self, tmp_path: Path) -> None:
-        addon = HardNegatives(forbid_file=str(tmp_path / "none.txt"))
+    def test_a_missing_file_is_said_before_there_is_a_run_folder(self, tmp_path: Path) -> None:
+        addon = {"kind": "hard_negatives", "forbid_file": str(tmp_path / "none.txt")}
         with pytest.raises(ConfigError, match="forbid_file"):
-            addon.start(SimpleNamespace())  # type: ignore[arg-type]
+            build_run(load_config(write_run(tmp_path, addons=[addon])), World())
+        assert not (tmp_path / "runs").exists()
 
     @pytest.mark.parametrize("form", [{"image_negatives": True}, {"triplet": True}])
     def test_a_batch_without_negative_images(self, form: dict[str, Any]) -> None:

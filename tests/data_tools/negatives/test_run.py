@@ -122,7 +122,7 @@ def test_forbidden_phrases(tmp_path: Path, shards: list[str]) -> None:
     texts = json.loads(read(tmp_path / "out")["plain"]["json"])["negatives"]
     assert texts and not any("blue circle" in t or "red square" in t for t in texts)
     (tmp_path / "none.txt").write_text("\n")
-    with pytest.raises(ConfigError, match="^--forbid: .*none.txt"):
+    with pytest.raises(ConfigError, match="^--forbid: '.*none.txt' holds no phrase"):
         add_negatives(shards, tmp_path / "other", forbid=tmp_path / "none.txt")
 
 

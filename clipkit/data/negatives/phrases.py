@@ -8,20 +8,24 @@ from pathlib import Path
 from clipkit.errors import ConfigError
 
 
-def read_phrases(path: str) -> tuple[str, ...]:
-    """One phrase a line, or of a .json file the list "held_out".
+def read_phrases(path: str, setting: str) -> tuple[str, ...]:
+    """One phrase a line, # before a comment; or of a .json file the list "held_out".
+
+    Args:
+        path: File.
+        setting: Where the user named it, for messages.
 
     Raises:
         ConfigError: No such file, or no phrase in it: what is held out would be trained on.
     """
-    where = f"addons.hard_negatives.forbid_file: '{path}'"
+    where = f"{setting}: '{path}'"
     try:
         text = Path(path).read_text(encoding="utf-8")
         if path.endswith(".json"):
             facts = json.loads(text)
             listed = facts.get("held_out") if isinstance(facts, dict) else None
         else:
-            listed = text.splitlines()
+            listed = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{where} cannot be read: {reason}") from None
