@@ -163,4 +163,4 @@ def test_shards_in_another_order_are_other_samples(root: Path) -> None:
     files = sorted((root / "data" / "train").glob("*.tar"))
     turned: list[Any] = [str(files[i]) for i in (1, 0, 2)]
     with pytest.raises(ClipkitError, match="shard 0 is"):
-        fit_in_pool(ALONE, *fusion(root, "refused", 0, f"data.train={turned}"))
+        fit_in_pool(ALONE, *fusion(root, "turned", 0, f"data.train={turned}"))
