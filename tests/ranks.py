@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import tempfile
 import traceback
 from datetime import timedelta
@@ -94,10 +95,12 @@ class RankPool:
             if process.is_alive():
                 process.kill()
         self._processes, self._connections = [], []
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
         context = mp.get_context("spawn")
-        rendezvous = os.path.join(tempfile.mkdtemp(prefix="clipkit-ranks-"), "store")
+        self._folder = tempfile.mkdtemp(prefix="clipkit-ranks-")
+        rendezvous = os.path.join(self._folder, "store")
         for rank in range(self.world_size):
             ours, theirs = context.Pipe()
             process = context.Process(
