@@ -150,7 +150,37 @@ class CheckpointSection(Section):
     """When to save and how many to keep."""
 
     every: int = Field(0, ge=0, description="Steps between checkpoints; 0: only at the end.")
+    every_minutes: float = Field(0.0, ge=0, description="Minutes between checkpoints; 0: off.")
     keep: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
+    keep_every: int = Field(
+        0, ge=0, description="Checkpoints at multiples of this step stay for good; 0: none."
+    )
+    best: str | None = Field(
+        None, description="Metric whose best checkpoint is kept too: <evaluation>/<metric>."
+    )
+    best_mode: Literal["max", "min"] = "max"
+    background: bool = Field(
+        True, description="The step waits for the copy only; a thread writes it to disk."
+    )
+    remote: str | None = Field(
+        None, description="Folder (fsspec URL) that finished checkpoints are copied to."
+    )
+
+
+class GuardSection(Section):
+    """What happens when numbers go wrong."""
+
+    nonfinite: int = Field(
+        3, ge=1, description="Skipped (not finite) batches in a row after which the run rolls back."
+    )
+    rollbacks: int = Field(3, ge=0, description="Roll-backs after which the run fails.")
+    spike: Literal["off", "warn", "skip", "rollback"] = Field(
+        "warn", description="What to do with a batch whose loss jumps."
+    )
+    spike_factor: float = Field(
+        10.0, gt=1, description="Robust standard deviations above the median that make a jump."
+    )
+    spike_window: int = Field(100, ge=10, description="Applied steps the median is of.")
 
 
 class LogSection(Section):
@@ -178,6 +208,7 @@ class RunConfig(Section):
     )
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    guard: GuardSection = GuardSection()
     log: LogSection = LogSection()
     extensions: tuple[str, ...] = Field(
         (), description="Packages whose modules may be named as a kind."

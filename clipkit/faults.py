@@ -1,0 +1,95 @@
+"""Faults on purpose: CLIPKIT_FAULT="kind@rank:step[:argument],..." breaks a run at one place.
+
+Unset, every hook returns at once. A rank of `*` is any rank. Kinds that act at the start of a step
+are done here (`strike`); the others are asked for by name (`asked`) where they belong:
+
+    kill stop term usr1   the signal to this process      hang         the main thread sleeps on
+    sleep:SECONDS         in this step and all later ones exit:STATUS  leaves without a word
+    nan_loss nan_grad spike:FACTOR                        in the step
+    save:POINT            killed at that point of a save  disk_full    saves fail as on a full disk
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+from clipkit.errors import ConfigError
+
+VARIABLE = "CLIPKIT_FAULT"
+_SIGNALS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "term": signal.SIGTERM,
+    "usr1": signal.SIGUSR1,
+}
+KINDS = (*_SIGNALS, "hang", "sleep", "exit", "nan_loss", "nan_grad", "spike", "save", "disk_full")
+_FORM = re.compile(r"^(?P<kind>\w+)@(?P<rank>\d+|\*):(?P<step>\d+)(:(?P<argument>.+))?$")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: what, on which rank (None: any), in which step (from 0), with which argument."""
+
+    kind: str
+    rank: int | None
+    step: int
+    argument: str
+
+
+@lru_cache(maxsize=8)
+def parse(text: str) -> tuple[Fault, ...]:
+    """Faults of a comma-separated list.
+
+    Raises:
+        ConfigError: One of them is malformed or of an unknown kind.
+    """
+    faults = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        match = _FORM.match(part)
+        if match is None or match["kind"] not in KINDS:
+            raise ConfigError(
+                f"{VARIABLE}: '{part}' is no fault; write kind@rank:step[:argument], "
+                f"kinds: {', '.join(KINDS)}"
+            )
+        rank = None if match["rank"] == "*" else int(match["rank"])
+        faults.append(Fault(match["kind"], rank, int(match["step"]), match["argument"] or ""))
+    return tuple(faults)
+
+
+def asked(kind: str, rank: int, step: int) -> str | None:
+    """The argument of this fault on this rank in this step ("" without one); None: not asked for."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    for fault in parse(text):
+        if fault.kind == kind and fault.rank in (None, rank) and fault.step == step:
+            return fault.argument
+    return None
+
+
+def strike(rank: int, step: int) -> None:
+    """Do what is asked for at the start of a step."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return
+    for fault in parse(text):
+        if fault.rank not in (None, rank) or fault.step > step:
+            continue
+        if fault.kind == "sleep":
+            time.sleep(float(fault.argument or 1))
+        elif fault.step < step:
+            continue
+        elif fault.kind in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[fault.kind])
+        elif fault.kind == "exit":
+            os._exit(int(fault.argument or 1))
+        elif fault.kind == "hang":
+            while True:
+                time.sleep(3600)
