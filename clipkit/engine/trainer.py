@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipkit import faults
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.verify import checkpoint_folder
@@ -70,6 +71,7 @@ def fit(run: Run) -> str:
     begin, seen_before = time.perf_counter(), run.step
     with StopSignal() as signals, run.log.live(run.step):
         while run.step < run.total_steps:
+            faults.strike(run.world.rank, run.step)
             batch = next(batches)
             settle_chunk_size(run, batch)
             result = run.train_step(

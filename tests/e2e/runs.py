@@ -58,7 +58,8 @@ def write_run(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def _environment(**extra: str) -> dict[str, str]:
+def environment(**extra: str) -> dict[str, str]:
+    """Of a process that trains: this tree, one thread, no network, nobody else's ranks."""
     env = {
         k: v
         for k, v in os.environ.items()
@@ -79,7 +80,7 @@ def start(arguments: list[str], **env: str) -> subprocess.Popen[str]:
     """`python -m clipkit <arguments>` in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "clipkit", *arguments],
-        env=_environment(**env),
+        env=environment(**env),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -118,7 +119,7 @@ def torchrun(config: Path, *overrides: str, ranks: int = 2) -> tuple[int, str, s
     ]
     process = subprocess.Popen(
         command,
-        env=_environment(),
+        env=environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
