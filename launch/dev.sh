@@ -9,12 +9,12 @@ BIN="$(dirname "$PYTHON")"
 
 case "${1:-}" in
   format)
-    "$BIN/ruff" format clipkit data_tools tests
-    "$BIN/ruff" check --fix clipkit data_tools tests
+    "$BIN/ruff" format clipkit data_tools launch tests
+    "$BIN/ruff" check --fix clipkit data_tools launch tests
     ;;
   lint)
-    "$BIN/ruff" format --check clipkit data_tools tests
-    "$BIN/ruff" check clipkit data_tools tests
+    "$BIN/ruff" format --check clipkit data_tools launch tests
+    "$BIN/ruff" check clipkit data_tools launch tests
     "$BIN/lint-imports"
     "$BIN/shellcheck" -x launch/*.sh launch/*.sbatch .ci/run
     ;;

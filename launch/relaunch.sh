@@ -1,0 +1,99 @@
+# Sourced by torchrun.sh and slurm.sbatch: starts a run, passes signals on, starts it anew after a crash.
+# shellcheck shell=bash
+# Wants ROOT, PYTHON and a function `launch LIFE CONFIG [key=value ...]` that starts one life in the
+# foreground. What happens next is decided by the run's status.json, never by the launcher's exit
+# status: torchrun returns 1 after SIGTERM, after a mistake of the user and after a crash alike.
+#
+# RELAUNCHES: crashes in a row, without a new checkpoint between them, after which it gives up.
+# RELAUNCH_PAUSE: seconds before the first relaunch; doubled each time, 600 at most.
+
+RELAUNCHES="${RELAUNCHES:-3}"
+RELAUNCH_PAUSE="${RELAUNCH_PAUSE:-10}"
+LIFE_MARK="${HOSTNAME:-host}-$$-$RANDOM" # in the environment of all that is started: no orphan hides
+child="" received=""
+
+pass_on() {
+  received="$1"
+  if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+}
+
+catch_signals() {
+  local name
+  for name in TERM INT USR1; do
+    # shellcheck disable=SC2064  # the name of now
+    trap "pass_on $name" "$name"
+  done
+}
+
+# Runs a command so that traps act while it runs; its exit status.
+attended() {
+  local status=0
+  CLIPKIT_LAUNCH="$LIFE_MARK" "$@" &
+  child=$!
+  wait "$child" || status=$?
+  while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
+    status=0
+    wait "$child" || status=$?
+  done
+  child=""
+  return "$status"
+}
+
+# A launcher that was killed leaves its processes behind, each in a session of its own.
+end_orphans() {
+  local place left=()
+  for place in $(grep -lszxF "CLIPKIT_LAUNCH=$LIFE_MARK" /proc/[0-9]*/environ 2>/dev/null || true); do
+    place="${place#/proc/}"
+    left+=("${place%/environ}")
+  done
+  if [ ${#left[@]} -gt 0 ]; then
+    echo "clipkit: ending ${#left[@]} processes that were left behind: ${left[*]}" >&2
+    kill -KILL "${left[@]}" 2>/dev/null || true
+  fi
+}
+
+# Fills FOLDER, NAME, STATE, EXIT_STATUS, CHECKPOINT and DIGEST from the run's files.
+# shellcheck disable=SC2034  # NAME is for those who source this
+look() {
+  local facts
+  facts="$("$PYTHON" "$ROOT/launch/run_state.py" "$@")" || return $?
+  { read -r FOLDER; read -r NAME; read -r STATE; read -r EXIT_STATUS; read -r CHECKPOINT DIGEST; } <<< "$facts"
+}
+
+# Lives of a run until it is done (0), preempted (STATE says so; 128 + signal), failed by a mistake
+# of the user (2, 3, 4), or has crashed too often (the last life's exit status).
+supervise() {
+  local status life=0 crashes=0 pause="$RELAUNCH_PAUSE" digest checkpoint
+  look "$@" || return $?
+  while :; do
+    digest="$DIGEST" checkpoint="$CHECKPOINT" status=0
+    attended launch "$life" "$@" || status=$?
+    end_orphans
+    look "$@" || return $?
+    if [ "$DIGEST" = "$digest" ]; then # it ended before it wrote its status
+      STATE=none EXIT_STATUS=""
+    fi
+    case "$STATE" in
+      done) return 0 ;;
+      preempted)
+        echo "clipkit: $FOLDER: preempted, saved as $CHECKPOINT" >&2
+        return $((128 + $(kill -l "${received:-TERM}")))
+        ;;
+    esac
+    case "${EXIT_STATUS:-$status}" in 2 | 3 | 4) return "${EXIT_STATUS:-$status}" ;; esac
+    if [ "$status" -eq 0 ] && [ "$STATE" != failed ]; then return 0; fi
+    if [ -n "$received" ]; then return $((128 + $(kill -l "$received"))); fi
+    if [ "$CHECKPOINT" != "$checkpoint" ]; then crashes=0 pause="$RELAUNCH_PAUSE"; fi
+    crashes=$((crashes + 1))
+    if [ "$crashes" -gt "$RELAUNCHES" ]; then
+      echo "clipkit: $FOLDER: crashed $crashes times without a new checkpoint; giving up" >&2
+      return $((status ? status : 1))
+    fi
+    echo "clipkit: $FOLDER: crashed (exit status $status); relaunch $crashes of $RELAUNCHES in $pause s" >&2
+    attended sleep "$pause" || true
+    if [ -n "$received" ]; then return $((128 + $(kill -l "$received"))); fi
+    pause=$((pause * 2 > 600 ? 600 : pause * 2))
+    if [ "$life" -eq 0 ]; then set -- "$@" run.resume=auto; fi
+    life=$((life + 1))
+  done
+}
