@@ -52,24 +52,32 @@ end_orphans() {
   fi
 }
 
-# Fills FOLDER, NAME, STATE, EXIT_STATUS, CHECKPOINT and DIGEST from the run's files.
+# Fills FOLDER and NAME from the config.
 # shellcheck disable=SC2034  # NAME is for those who source this
+place() {
+  local facts
+  facts="$("$PYTHON" "$ROOT/launch/run_state.py" place "$@")" || return $?
+  { read -r FOLDER; read -r NAME; } <<< "$facts"
+}
+
+# Fills STATE, EXIT_STATUS, CHECKPOINT and DIGEST from the run's files.
 look() {
   local facts
-  facts="$("$PYTHON" "$ROOT/launch/run_state.py" "$@")" || return $?
-  { read -r FOLDER; read -r NAME; read -r STATE; read -r EXIT_STATUS; read -r CHECKPOINT DIGEST; } <<< "$facts"
+  facts="$("$PYTHON" "$ROOT/launch/run_state.py" state "$FOLDER")" || return $?
+  { read -r STATE; read -r EXIT_STATUS; read -r CHECKPOINT DIGEST; } <<< "$facts"
 }
 
 # Lives of a run until it is done (0), preempted (STATE says so; 128 + signal), failed by a mistake
 # of the user (2, 3, 4), or has crashed too often (the last life's exit status).
 supervise() {
   local status life=0 crashes=0 pause="$RELAUNCH_PAUSE" digest checkpoint
-  look "$@" || return $?
+  place "$@" || return $?
+  look
   while :; do
     digest="$DIGEST" checkpoint="$CHECKPOINT" status=0
     attended launch "$life" "$@" || status=$?
     end_orphans
-    look "$@" || return $?
+    look
     if [ "$DIGEST" = "$digest" ]; then # it ended before it wrote its status
       STATE=none EXIT_STATUS=""
     fi

@@ -1,8 +1,9 @@
-"""What the launch scripts ask of a run: `python launch/run_state.py CONFIG [key=value ...]`.
+"""What the launch scripts ask of a run, answered in lines.
 
-Prints five lines: the run folder, the run's name, the state in its status.json ("none" without
-one), the exit status noted there (empty without one), and a mark that differs after each new
-checkpoint or new status file: "<newest checkpoint> <digest of status.json>".
+place CONFIG [key=value ...]   the run folder; the run's name
+state FOLDER                   the state in status.json ("none" without one); the exit status
+                               noted there (empty without one); the newest checkpoint and a
+                               digest of status.json, "-" where there is none
 """
 
 from __future__ import annotations
@@ -12,29 +13,45 @@ import json
 import sys
 from pathlib import Path
 
-from clipkit.config.load import load_config
-from clipkit.errors import ClipkitError
+
+def place(config: str, overrides: list[str]) -> list[str]:
+    """Where a config's run lives, and its name.
+
+    Raises:
+        ConfigError: A mistake in the config.
+    """
+    from clipkit.config.load import load_config  # not needed, and slow, between two lives
+
+    run = load_config(config, overrides).run
+    return [str(Path(run.dir) / run.name), run.name]
 
 
-def main(arguments: list[str]) -> int:
-    """Print the five lines; a mistake in the config is one line on stderr and its exit status."""
-    try:
-        run = load_config(arguments[0], arguments[1:]).run
-    except ClipkitError as error:
-        print(f"clipkit: {error}", file=sys.stderr)
-        return error.exit_status
-    folder = Path(run.dir) / run.name
-    state, status, digest = "none", "", "-"
+def state(folder: Path) -> list[str]:
+    """How the run stands, by its files alone."""
+    name, status, digest = "none", "", "-"
     try:
         content = (folder / "status.json").read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         found = json.loads(content)
-        state, status = str(found["state"]), str(found.get("exit_status") or "")
+        name, status = str(found["state"]), str(found.get("exit_status") or "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no run yet, or a file of someone else: nothing is known
-    checkpoints = sorted(p.name for p in folder.glob("checkpoints/step_*"))
-    newest = checkpoints[-1] if checkpoints else "-"
-    print(folder, run.name, state, status, f"{newest} {digest}", sep="\n")
+    newest = max((p.name for p in folder.glob("checkpoints/step_*")), default="-")
+    return [name, status, f"{newest} {digest}"]
+
+
+def main(arguments: list[str]) -> int:
+    """Print the answer; a mistake in the config is one line on stderr and its exit status."""
+    if arguments[0] == "state":
+        print(*state(Path(arguments[1])), sep="\n")
+        return 0
+    from clipkit.errors import ClipkitError
+
+    try:
+        print(*place(arguments[1], arguments[2:]), sep="\n")
+    except ClipkitError as error:
+        print(f"clipkit: {error}", file=sys.stderr)
+        return error.exit_status
     return 0
 
 
