@@ -68,7 +68,7 @@ look() {
 }
 
 # Lives of a run until it is done (0), preempted (STATE says so; 128 + signal), failed by a mistake
-# of the user (2, 3, 4), or has crashed too often (the last life's exit status).
+# of the user or by its numbers (2 to 5, clipkit/errors.py), or has crashed too often (the last life's exit status).
 supervise() {
   local status life=0 crashes=0 pause="$RELAUNCH_PAUSE" digest checkpoint
   place "$@" || return $?
@@ -88,7 +88,7 @@ supervise() {
         return $((128 + $(kill -l "${received:-TERM}")))
         ;;
     esac
-    case "${EXIT_STATUS:-$status}" in 2 | 3 | 4) return "${EXIT_STATUS:-$status}" ;; esac
+    case "${EXIT_STATUS:-$status}" in [2-5]) return "${EXIT_STATUS:-$status}" ;; esac
     if [ "$status" -eq 0 ] && [ "$STATE" != failed ]; then return 0; fi
     if [ -n "$received" ]; then return $((128 + $(kill -l "$received"))); fi
     if [ "$CHECKPOINT" != "$checkpoint" ]; then crashes=0 pause="$RELAUNCH_PAUSE"; fi

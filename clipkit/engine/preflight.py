@@ -5,7 +5,6 @@ Nothing here may import torch, directly or through a room's module.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -13,48 +12,12 @@ from typing import Any
 
 from clipkit.checkpoint.verify import MANIFEST, list_checkpoints, read_json
 from clipkit.config.schema import RunConfig
+from clipkit.config.versions import check_versions
 from clipkit.data.negatives.phrases import read_phrases
 from clipkit.dist.env import read_env
 from clipkit.engine.train_files import check_train_files
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.towers.arch import read_arch
-
-_REFUSED = {  # package: (first version without the hole, what the hole is)
-    "torch": ("2.6", "CVE-2025-32434: loading weights could run code"),
-    "deepspeed": ("0.15.1", "CVE-2024-43497: remote code execution"),
-    "pillow": ("12.3", "PYSEC-2026-2253: crafted images"),
-}
-_WARNED = {"torch": ("2.10", "CVE-2026-24747: heap corruption when loading weights")}
-
-
-def _older(package: str, bound: str) -> str | None:
-    """The installed version if it is older than `bound`."""
-    try:
-        installed = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    numbers = [
-        [int(x) for x in v.split("+")[0].split(".")[:3] if x.isdigit()] for v in (installed, bound)
-    ]
-    return installed if numbers[0] < numbers[1] else None
-
-
-def check_versions() -> list[str]:
-    """Warnings about installed packages with known holes.
-
-    Raises:
-        ConfigError: A package so old that it must not touch foreign files.
-    """
-    for package, (bound, hole) in _REFUSED.items():
-        if old := _older(package, bound):
-            raise ConfigError(
-                f"{package} {old} is unsafe ({hole}); pip install '{package}>={bound}'"
-            )
-    return [
-        f"{package} {old} has a known hole ({hole}); {package}>={bound} is safer"
-        for package, (bound, hole) in _WARNED.items()
-        if (old := _older(package, bound))
-    ]
 
 
 def preflight(config: RunConfig) -> list[str]:
