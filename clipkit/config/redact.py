@@ -1,34 +1,95 @@
-"""Secrets never reach a file: keys that sound like one and values that look like one are masked."""
+"""Secrets never reach a file: what sounds like one, looks like one, or is one of the environment.
+
+Masked are values of keys such as `api_key`, strings such as `hf_...`, credentials of URLs, and the
+value of every environment variable whose name is such a key, wherever it stands.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 MASK = "[redacted]"
 _KEY = re.compile(
-    r"(api[_-]?key|access[_-]?key|token(?!iz)|secret|passw(or)?d|credential|authorization)", re.I
+    r"(api[_-]?key|access[_-]?key|private[_-]?key|account[_-]?key|storage[_-]?key|secret|passw(or)?d"
+    r"|passphrase|credential|authorization|connection[_-]?string|cookie|(^|[_.-])(pwd|auth|sas)$"
+    r"|token(?!iz|_cache|s\b|s_))",
+    re.I,
 )
 _VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abpr]-[A-Za-z0-9-]{10,}"
-    r"|AKIA[A-Z0-9]{12,}|(?<![0-9a-f/])[0-9a-f]{40}(?![0-9a-f]))"
+    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|glpat-[\w-]{16,}|xox[abpr]-[A-Za-z0-9-]{10,}|A[KS]IA[A-Z0-9]{12,}|AIza[\w-]{30,}"
+    r"|wandb_v\d_\w{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<![0-9a-f/])[0-9a-f]{40}(?![0-9a-f]))"
 )
-_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]+):([^/@\s]+)@")
-_ASSIGNMENT = re.compile(r"^(-*[\w.-]+)=(.+)$", re.S)
+_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)", re.S)
+_HEADER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
+_URL_USER = re.compile(r"(?<=://)([^/@\s:]*)(?::([^/\s]*))?@")
+_OVERRIDE = re.compile(r"^([\w.-]+)=(.+)$", re.S)
+_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)(=|:\s+|\":\s*\"|':\s*')([^\s&;'\"]+)")
+_OPTION = re.compile(r"^--?[\w.-]+$")
+_PLAIN_USERS = ("", "git", "user", "anonymous", "root")
+_PLACES = ("_PATH", "_FILE", "_DIR", "_URL")  # where a secret lies, not the secret
+_SHORTEST = 8  # a shorter value of the environment would be found in innocent words
 
 
 def redact(value: Any, key: str = "") -> Any:
     """Return a copy of `value` with secrets masked, at any depth of dicts, lists and tuples."""
+    return _redact(value, key, _environment())
+
+
+def _redact(value: Any, key: str, known: list[str]) -> Any:
     if isinstance(value, dict):
-        return {k: redact(v, str(k)) for k, v in value.items()}
+        return {_text(k, known) if isinstance(k, str) else k: _redact(v, str(k), known)
+                for k, v in value.items()}  # fmt: skip
     if isinstance(value, (list, tuple)):
-        return type(value)(redact(v, key) for v in value)
+        return type(value)(_items(value, key, known))
     if not isinstance(value, str):
         return value
-    if key and _KEY.search(key) and value:
-        return MASK
-    assignment = _ASSIGNMENT.match(value)
-    if assignment and _KEY.search(assignment.group(1)):
-        return f"{assignment.group(1)}={MASK}"
-    value = _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
+    return MASK if key and value and _KEY.search(key) else _text(value, known)
+
+
+def _items(values: Iterable[Any], key: str, known: list[str]) -> Iterable[Any]:
+    """`--api-key VALUE` is two words of a command line."""
+    option = ""
+    for value in values:
+        yield _redact(value, option or key, known)
+        option = value if isinstance(value, str) and _OPTION.match(value) else ""
+
+
+def _text(value: str, known: list[str]) -> str:
+    for secret in known:
+        value = value.replace(secret, MASK)
+    override = _OVERRIDE.match(value)
+    if override and _KEY.search(override.group(1)):
+        return f"{override.group(1)}={MASK}"
+    value = _BLOCK.sub(MASK, value)
+    value = _URL_USER.sub(_user, value)
+    value = _HEADER.sub(rf"\1 {MASK}", value)
+    value = _ASSIGNMENT.sub(_assigned, value)
     return _VALUE.sub(MASK, value)
+
+
+def _user(match: re.Match[str]) -> str:
+    """A name stays where there is a password; alone, it may be a token."""
+    name, password = match.groups()
+    if password is None:
+        return match.group() if name in _PLAIN_USERS or len(name) < _SHORTEST else f"{MASK}@"
+    return f"{name}:{MASK}@"
+
+
+def _assigned(match: re.Match[str]) -> str:
+    name, sign, _ = match.groups()
+    secret = _KEY.search(name) or name.lower() in ("sig", "signature", "x-amz-signature")
+    return f"{name}{sign}{MASK}" if secret else match.group()
+
+
+def _environment() -> list[str]:
+    """Values of the environment's secrets, long ones first."""
+    values = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and _KEY.search(name) and not name.endswith(_PLACES)
+    }
+    return sorted(values, key=len, reverse=True)
