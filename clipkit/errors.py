@@ -1,7 +1,16 @@
 """The errors a user can cause.
 
 Each message names the thing and the remedy; the command line prints it as one line.
+
+Exit statuses of every `clipkit` command, also in status.json of a run:
+
+    0   done, or preempted: stopped by a signal and saved
+    1   a crash, with its traceback; starting again may help
+    2   config      3  data      4  checkpoint      5  training goes wrong: starting again is no use
+    75  a rank hangs; the others ended the run: starting again helps
 """
+
+HANG_STATUS = 75
 
 
 class ClipkitError(Exception):
@@ -24,3 +33,9 @@ class CheckpointError(ClipkitError):
     """A checkpoint is missing, damaged, or belongs to another model or data set."""
 
     exit_status = 4
+
+
+class TrainingError(ClipkitError):
+    """Training itself goes wrong, again and again: the numbers, not the files."""
+
+    exit_status = 5

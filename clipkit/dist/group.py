@@ -6,10 +6,12 @@ Instead it writes its exit status to the store; a thread in every other rank rea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -21,6 +23,8 @@ from clipkit.errors import ConfigError
 
 _POLL_S = 0.3
 _LINGER_S = 5.0
+_FOLLOW_S = 2.0
+HANG_KEY = "hang"  # in the store: the watchdog's verdict
 
 
 @dataclass
@@ -127,10 +131,15 @@ def teardown() -> None:
 
 
 class AbortWatch:
-    """Ends this process when another rank has announced a failure, and announces this rank's own."""
+    """Ends this process when another rank has announced a failure, and announces this rank's own.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    Args:
+        world: The ranks.
+        on_leave: Called with (exit status, what the other rank said) before this process ends.
+    """
+
+    def __init__(self, world: World, on_leave: Callable[[int, str], None] | None = None) -> None:
+        self._world, self._on_leave = world, on_leave
         self._stop = threading.Event()
         if world.store is not None:
             threading.Thread(target=self._poll, name="clipkit-abort-watch", daemon=True).start()
@@ -152,11 +161,13 @@ class AbortWatch:
                 self._leave(status)
 
     def _leave(self, status: int) -> None:
-        assert self._world.store is not None
-        try:
-            self._world.store.add("left", 1)
-        except RuntimeError:
-            pass
+        store = self._world.store
+        assert store is not None
+        with contextlib.suppress(RuntimeError):
+            why = store.get("why").decode() if store.check(["why"]) else ""
+            if self._on_leave is not None:
+                self._on_leave(status, why)
+            store.add("left", 1)
         sys.stderr.flush()
         os._exit(status)
 
@@ -168,29 +179,34 @@ class AbortWatch:
         except RuntimeError:
             return True
 
-    def announce(self, status: int) -> None:
+    def announce(self, status: int, why: str = "") -> None:
         """Tell the other ranks to exit with `status`; the store's host waits until they have."""
         self._stop.set()
         store = self._world.store
         if store is None:
             return
-        try:
+        with contextlib.suppress(RuntimeError):
+            if why:
+                store.set("why", why)
             store.set("abort", str(status))
             deadline = time.monotonic() + _LINGER_S
             while store.add("left", 0) < self._world.world_size - 1 and time.monotonic() < deadline:
                 time.sleep(0.05)
-        except RuntimeError:
-            pass
 
     def follow(self) -> None:
-        """After a failed collective: if another rank announced a failure, exit as it did."""
+        """After a failed collective: if another rank announced a failure, exit as it did.
+
+        Where ranks end because one hangs, this rank's own watchdog ends it too.
+        """
         store = self._world.store
         if store is None:
             return
-        deadline = time.monotonic() + 2.0
+        deadline = time.monotonic() + _FOLLOW_S
         while time.monotonic() < deadline:
             try:
                 status = self._announced()
+                if store.check([HANG_KEY]):
+                    deadline = time.monotonic() + _FOLLOW_S
             except (RuntimeError, ValueError):
                 return
             if status is not None:

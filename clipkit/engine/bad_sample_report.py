@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
-from typing import TextIO
 
 import torch
 
-from clipkit.config.redact import redact
 from clipkit.data.bad_samples import BadRecord, BadSampleCounter, BadTotals
 from clipkit.dist.collectives import all_gather
 from clipkit.dist.group import World
-from clipkit.engine.log import keep_until
+from clipkit.engine.json_lines import JsonLines, keep_until
 from clipkit.errors import DataError
 
 _MAX_LINES = 10_000
@@ -21,7 +20,8 @@ _MAX_LINES = 10_000
 class BadSampleList:
     """RUN/bad_samples.rank<k>.jsonl, one line per sample that was replaced, the first 10,000.
 
-    `step` is the one that metrics.jsonl gives the batch.
+    `step` is the one that metrics.jsonl gives the batch. A disk that takes no line is no trouble:
+    the samples are counted elsewhere.
 
     Args:
         folder: The run folder.
@@ -31,35 +31,39 @@ class BadSampleList:
 
     def __init__(self, folder: Path, rank: int, max_lines: int = _MAX_LINES) -> None:
         self.path = folder / f"bad_samples.rank{rank}.jsonl"
+        self._file = JsonLines(self.path)
         self._max_lines, self._lines = max_lines, -1
-        self._file: TextIO | None = None
 
     def __call__(self, record: BadRecord) -> None:
         """Append a line."""
-        if self._file is None:
-            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  (closed by close)
-            self._file.seek(0)
-            self._lines = sum(1 for _ in self._file)
+        if self._lines < 0:
+            self._lines = _num_lines(self.path)
         if self._lines > self._max_lines:
             return
         line = {**record._asdict(), "step": record.step + 1}
         if self._lines == self._max_lines:
             line = {"step": record.step + 1, "note": "further ones are counted, not listed"}
-        self._file.write(json.dumps(redact(line)) + "\n")
-        self._file.flush()
+        self._file.write(line)
         self._lines += 1
 
     def close(self) -> None:
-        """Flush and leave."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Let go of the file."""
+        self._file.close()
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        with open(path, "rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
 
 
 def forget_after(folder: Path, step: int) -> None:
     """Drop the lines of all ranks that a run resumed after `step` will write again."""
     for path in folder.glob("bad_samples.rank*.jsonl"):
-        keep_until(path, step)
+        with contextlib.suppress(OSError):  # a full disk: they stay
+            keep_until(path, step)
 
 
 def shared_totals(counter: BadSampleCounter, world: World, shards: int = 200) -> BadTotals:

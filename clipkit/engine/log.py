@@ -1,30 +1,35 @@
-"""Where numbers go: a progress line, metrics.jsonl, wandb.
+"""Where numbers and events go: a progress line, metrics.jsonl, events.jsonl, wandb.
 
-Rank 0 only; secrets are masked; wandb never stops a run.
+Rank 0 only; secrets are masked; no disk, terminal or network that fails ever stops a run.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
+import contextlib
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from clipkit.config.redact import redact
+from clipkit.engine.json_lines import JsonLines, keep_until
+from clipkit.engine.wandb_sink import WandbSink
 
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 _LINE_EVERY_S = 30.0
+_ALARMS_SHOWN = 5
 
 
 class RunLog:
-    """Progress and metrics of one run.
+    """Progress, metrics and events of one run.
 
     Args:
         folder: The run folder.
@@ -33,7 +38,11 @@ class RunLog:
         progress: Show the bar (only on a terminal, else a line now and then).
         wandb_mode: "off", "offline" or "online".
         project, name: For wandb.
-        config: The complete config, for wandb; masked here.
+        config: The complete config, for wandb; masked there.
+
+    Attributes:
+        num_alarms: Alarms since the start of the process.
+        last_alarms: The last few, as events.jsonl has them.
     """
 
     def __init__(
@@ -49,50 +58,42 @@ class RunLog:
         config: dict[str, Any] | None = None,
     ) -> None:
         self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self._main, self.total_steps, self._show = main, total_steps, progress and main
-        self._file: TextIO | None = None
-        self._wandb: Any = None
+        self._metrics: JsonLines | None = None
+        self._events = JsonLines(folder / EVENTS)
+        self.num_alarms = 0
+        self.last_alarms: deque[dict[str, Any]] = deque(maxlen=_ALARMS_SHOWN)
+        self._counting = threading.Lock()
+        self._step = 0
         self._last_line = time.monotonic()
         self._progress: Progress | None = None
+        self._wandb: WandbSink | None = None
         if main and wandb_mode != "off":
-            self._wandb = self._start_wandb(folder, wandb_mode, project, name, config or {})
-
-    def _start_wandb(
-        self,
-        folder: Path,
-        mode: Literal["offline", "online"],
-        project: str,
-        name: str,
-        config: dict[str, Any],
-    ) -> Any:
-        arguments, sys.argv = sys.argv, redact(sys.argv)  # wandb stores the command line
-        try:
-            import wandb
-
-            os.environ.setdefault("WANDB_SILENT", "true")
-            settings = wandb.Settings(
-                init_timeout=30, console="off", disable_git=True, save_code=False
-            )
-            return wandb.init(
+            self._wandb = WandbSink(
+                folder,
+                wandb_mode,
                 project=project,
                 name=name,
-                dir=str(folder),
-                mode=mode,
-                config=redact(config),
-                settings=settings,
+                config=config or {},
+                complain=lambda text: self.event("wandb_failed", self._step, text, alarm=True),
             )
-        except Exception as error:  # a logger must never end a run
-            self.warn(f"wandb is off: {type(error).__name__}: {str(error)[:200]}")
-            return None
-        finally:
-            sys.argv = arguments
 
     def begin(self, step: int) -> None:
         """Open metrics.jsonl after `step` trained steps; later lines, to be written again, go."""
-        if self._main:
+        self._step = step
+        if not self._main:
+            return
+        try:
             keep_until(self.path, step)
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
+        except OSError as error:
+            text = f"{METRICS}: later lines stay: {error.strerror or error}"
+            self.event("log_failed", step, text, alarm=True)
+        self._metrics = JsonLines(self.path)
+
+    def take_over(self) -> None:
+        """Write events from this rank from now on: the one that did is silent."""
+        self._main, self.console.quiet = True, False
 
     @contextmanager
     def live(self, start: int) -> Iterator[None]:
@@ -107,25 +108,62 @@ class RunLog:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console) as progress:
-            self._progress = progress
-            progress.add_task("", total=self.total_steps, completed=start)
+        progress = Progress(*columns, console=self.console)
+        with contextlib.suppress(OSError, ValueError):
+            progress.start()
+        self._progress = progress
+        progress.add_task("", total=self.total_steps, completed=start)
+        try:
             yield
+        finally:
             self._progress = None
+            with contextlib.suppress(OSError, ValueError):
+                progress.stop()
 
     def metrics(self, step: int, values: dict[str, Any]) -> None:
         """Write one line of metrics after `step` trained steps; keys carry their prefix."""
-        if not self._main or self._file is None:
+        self._step = step
+        if self._metrics is None:
             return
-        clean = redact({"step": step, **{k: _plain(v) for k, v in values.items()}})
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
+        if problem := self._metrics.write({"step": step, **values}):
+            text = f"{problem}; training goes on without a log until it can be written again"
+            self.event("log_failed", step, text, alarm=True)
         if self._wandb is not None:
-            try:
-                self._wandb.log({k: v for k, v in clean.items() if k != "step"}, step=step)
-            except Exception as error:  # a logger must never end a run
-                self.warn(f"wandb stopped: {type(error).__name__}: {str(error)[:200]}")
-                self._wandb = None
+            self._wandb.log(step, redact(values))
+
+    def event(
+        self, kind: str, step: int, text: str = "", *, alarm: bool = False, **values: Any
+    ) -> None:
+        """Note what happened in events.jsonl and, if there is a text, tell people.
+
+        Never raises and never waits for long; any thread may call it.
+
+        Args:
+            kind: What, in one word, e.g. "saved".
+            step: Trained steps.
+            text: One line for people.
+            alarm: Something that a person should look at: counted, kept, in yellow.
+            values: More about it, JSON-able.
+        """
+        if not self._main:
+            return
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = redact({"time": now, "step": step, "kind": kind, "text": text})
+        with self._counting:
+            if alarm:
+                self.num_alarms += 1
+                self.last_alarms.append(line)
+        if text:
+            (self.warn if alarm else self.say)(f"step {step}: {text}")
+        try:
+            problem = self._events.write({**line, **({"alarm": True} if alarm else {}), **values})
+        except (TypeError, ValueError) as error:  # what an extension gave is not JSON
+            problem = f"{EVENTS}: {error}"
+        if problem:
+            with self._counting:
+                self.num_alarms += 1
+                self.last_alarms.append({**line, "kind": "log_failed", "text": problem})
+            self.warn(f"{problem}; training goes on")
 
     def tick(self, step: int, text: str) -> None:
         """Advance the bar; without a terminal, a line every 30 s and about 20 times a run."""
@@ -138,44 +176,24 @@ class RunLog:
                 self.say(f"step {step}/{self.total_steps}  {text}")
 
     def say(self, text: str) -> None:
-        """One line for people, as it is."""
-        self.console.print(Text(text))
+        """One line for people, secrets masked."""
+        self.show(Text(redact(text)))
 
     def warn(self, text: str) -> None:
         """One line that should not be missed."""
-        self.console.print(Text(text, style="yellow"))
+        self.show(Text(redact(text), style="yellow"))
+
+    def show(self, what: RenderableType) -> None:
+        """Print; a terminal that went away, or a full disk behind it, does no harm."""
+        with contextlib.suppress(OSError, ValueError):
+            self.console.print(what)
 
     def close(self) -> None:
         """Flush and leave."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.close()
+        self._metrics = None
         if self._wandb is not None:
-            try:
-                self._wandb.finish()
-            except Exception as error:  # a logger must never end a run
-                self.warn(f"wandb did not finish: {type(error).__name__}")
+            self._wandb.close()
             self._wandb = None
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a non-finite number becomes null."""
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        return None
-    return value
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop lines after `step`, and one cut short by a crash: a resumed file joins the old one."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)

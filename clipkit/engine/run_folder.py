@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
+import socket
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,6 +17,7 @@ from clipkit.config.schema import RunConfig
 from clipkit.errors import ConfigError
 
 CONFIG = "config.yaml"
+_LOCK = ".lock"
 # settings that do not change what is trained
 _FREE = (
     "run.resume", "run.dir", "log.", "eval.", "checkpoint.", "train.threads",
@@ -29,23 +33,46 @@ def claim(folder: Path) -> TextIO:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115  (held by the run)
+        lock = open(folder / _LOCK, "a", encoding="utf-8")  # noqa: SIM115  (held by the run)
     except OSError as error:
         raise ConfigError(f"run folder {folder}: cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise ConfigError(f"{folder}: another process is training there; wait or end it") from None
+        raise ConfigError(
+            f"{folder}: another process is training there ({_holder(folder)}); wait or end it"
+        ) from None
     except OSError:  # a file system without locks
         pass
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+        os.truncate(folder / _LOCK, 0)
+        lock.write(_this_process())
+        lock.flush()
     return lock
 
 
-def is_live(folder: Path) -> bool:
-    """Whether a process is training there now."""
+def _this_process() -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+def _holder(folder: Path) -> str:
+    """Who claimed the folder last, as its lock says; "unknown" without one."""
     try:
-        with open(folder / ".lock", encoding="utf-8") as lock:
+        return (folder / _LOCK).read_text(encoding="utf-8", errors="replace")[:200] or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def may_write(folder: Path) -> bool:
+    """Whether this process trains there, or none does."""
+    return _holder(folder) == _this_process() or not is_live(folder)
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a process is training there now. The kernel frees the lock of one that ended."""
+    try:
+        with open(folder / _LOCK, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
