@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as torch_dist
 from torch import Tensor
 
-from clipkit.checkpoint.write import Slice, write_checkpoint
+from clipkit.checkpoint.host_copy import Slice
+from clipkit.checkpoint.saver import Saver
 from clipkit.dist.group import World
 
 STATE = {"step": 3, "loader": {"mode": "indexed"}}
@@ -41,9 +44,14 @@ class ThreadWorld(World):
     """One of several ranks that live in threads of this process."""
 
     def __init__(
-        self, rank: int, world_size: int, barrier: threading.Barrier, board: dict[int, int]
+        self,
+        rank: int,
+        world_size: int,
+        barrier: threading.Barrier,
+        board: dict[int, int],
+        store: torch_dist.Store,
     ) -> None:
-        super().__init__(rank=rank, world_size=world_size)
+        super().__init__(rank=rank, world_size=world_size, store=store)
         self._barrier, self._board = barrier, board
 
     def _exchange(self, value: int) -> list[int]:
@@ -62,6 +70,24 @@ class ThreadWorld(World):
         return self._exchange(value)[0]
 
 
+def write_checkpoint(
+    run_dir: str | Path,
+    step: int,
+    *,
+    slices: Iterable[Slice],
+    state: dict[str, Any],
+    model_config: dict[str, Any],
+    world: World,
+    keep: int = 2,
+) -> Path:
+    """One save by all ranks, tried once; raises CheckpointError on all of them if it failed."""
+    saver = Saver(run_dir, world, keep=keep, background=False)
+    saver.save(step, slices=slices, state=state, model_config=model_config)
+    saver.wait(())
+    assert saver.last is not None
+    return saver.last
+
+
 def write_run(run: Path, step: int, world_size: int = 1, keep: int = 9) -> Path:
     """A finished checkpoint, written by `world_size` ranks."""
     errors = write_in_threads(run, step, world_size, keep=keep)
@@ -74,10 +100,11 @@ def write_in_threads(
 ) -> list[BaseException | None]:
     """What each rank's write_checkpoint raised."""
     barrier, board = threading.Barrier(world_size), {}
+    store = torch_dist.HashStore()
     errors: list[BaseException | None] = [None] * world_size
 
     def work(rank: int) -> None:
-        world = World() if world_size == 1 else ThreadWorld(rank, world_size, barrier, board)
+        world = World() if world_size == 1 else ThreadWorld(rank, world_size, barrier, board, store)
         slices = slices_of(rank, world_size)
         try:
             write_checkpoint(

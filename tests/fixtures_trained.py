@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipkit.checkpoint.write import Slice, write_checkpoint
+from clipkit.checkpoint.host_copy import Slice
 from clipkit.dist.group import World
 from clipkit.towers.build import build_towers
+from tests.fixtures_checkpoint import write_checkpoint
 from tests.fixtures_model import ARCH
 
 

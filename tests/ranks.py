@@ -41,7 +41,7 @@ def _serve(rank: int, world_size: int, rendezvous: str, connection: Any) -> None
     store = dist.FileStore(rendezvous, world_size)
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
-    world = World(rank, world_size, rank)
+    world = World(rank, world_size, rank, store=dist.PrefixStore("clipkit", store.clone()))
     while True:
         message = connection.recv()
         if message is None:

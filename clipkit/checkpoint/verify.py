@@ -1,12 +1,15 @@
 """Is this checkpoint whole? Only the manifest decides; `latest` is a convenience for people.
 
-No torch here.
+Where a shared file system shows a finished checkpoint late, the reader looks again for a moment. No
+clock has a say in which one is chosen. No torch here.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from clipkit.checkpoint.files import sha256
 from clipkit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-_STEP = re.compile(r"^step_(\d{8,})$")
+REPLACED = ".replaced-"  # in the name of one whose step is being written anew
+_STEP = re.compile(rf"^step_(\d{{8,}})(?:{re.escape(REPLACED)}\w+)?$")
+_PAUSES_S = (0.1, 0.4, 1.5)
 
 
 def read_json(path: Path) -> Any:
@@ -29,6 +34,21 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read: {str(error)[:200]}") from None
 
 
+def manifest_files(manifest: Any, where: str | Path) -> dict[str, Any]:
+    """File name -> {"bytes", "sha256"} of a manifest; the names lead nowhere else.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{where}: lists no files; the checkpoint is damaged")
+    for name, entry in files.items():
+        if Path(name).name != name or name in ("", "..") or not isinstance(entry, dict):
+            raise CheckpointError(f"{where}: '{str(name)[:80]}' is not a plain file entry")
+    return files
+
+
 def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
     """Check every file's size and sha256 against the manifest and return the manifest.
 
@@ -39,15 +59,8 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
     manifest = read_json(folder / MANIFEST)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise CheckpointError(f"{folder / MANIFEST}: lists no files; the checkpoint is damaged")
-    for name, entry in files.items():
+    for name, entry in manifest_files(manifest, folder / MANIFEST).items():
         path = folder / name
-        if Path(name).name != name or not isinstance(entry, dict):
-            raise CheckpointError(
-                f"{folder / MANIFEST}: '{str(name)[:80]}' is not a plain file entry"
-            )
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; use another checkpoint of the run")
         if path.stat().st_size != entry.get("bytes"):
@@ -63,10 +76,17 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def plain_folder(folder: Path) -> Path:
+    """A checkpoint's name without the mark of a replaced one."""
+    return folder.with_name(folder.name.partition(REPLACED)[0])
+
+
 def list_checkpoints(run_dir: str | Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest first, verified or not."""
+    """Checkpoint folders of a run, oldest first, verified or not; one a step."""
     root = Path(run_dir) / "checkpoints"
-    return sorted(p for p in root.glob("step_*") if _STEP.match(p.name)) if root.is_dir() else []
+    found = [p for p in root.glob("step_*") if _STEP.match(p.name)] if root.is_dir() else []
+    there = [p for p in found if p == plain_folder(p) or not plain_folder(p).exists()]
+    return sorted(there, key=step_of)
 
 
 def checkpoint_folder(run_dir: str | Path, step: int) -> Path:
@@ -87,8 +107,44 @@ def checkpoint_step(folder: str | Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def _pauses() -> Iterator[None]:
+    """Looks: one at once, and some more, a little later each."""
+    yield
+    for pause in _PAUSES_S:
+        time.sleep(pause)
+        yield
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the manifest and all files it lists are there in their sizes; no file is hashed."""
+    try:
+        files = read_json(folder / MANIFEST)["files"].items()
+        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in files)
+    except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError):
+        return False
+
+
+def wait_until_visible(run_dir: str | Path) -> None:
+    """Look again, for two seconds at most, while the newest checkpoint seems to be on its way.
+
+    It does where `latest` names a newer one than can be seen, or files of the newest are missing.
+    """
+    root = Path(run_dir) / "checkpoints"
+    for _ in _pauses():
+        folders = list_checkpoints(run_dir)
+        newest = step_of(folders[-1]) if folders else -1
+        try:
+            match = _STEP.match((root / "latest").read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError):
+            match = None
+        promised = int(match.group(1)) if match else -1
+        if promised <= newest and (not folders or is_complete(folders[-1])):
+            return
+
+
 def newest_valid(run_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Newest checkpoint that verifies, and why newer ones were passed over."""
+    wait_until_visible(run_dir)
     skipped: list[str] = []
     for folder in reversed(list_checkpoints(run_dir)):
         try:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.addons.base import AddOn
+from clipkit.checkpoint.host_copy import Slice
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.write import Slice
 from clipkit.engine.strategy import Strategy
 from clipkit.errors import CheckpointError
 
@@ -26,9 +26,9 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     return named
 
 
-def _stored(data: Tensor) -> Tensor:
+def _stored(data: Tensor) -> torch.dtype | None:
     """Weights and moments are kept in fp32 (fp64 stays)."""
-    return data.float() if data.dtype in (torch.bfloat16, torch.float16) else data
+    return torch.float32 if data.dtype in (torch.bfloat16, torch.float16) else None
 
 
 def slices(strategy: Strategy, addons: list[AddOn]) -> Iterator[Slice]:
@@ -39,7 +39,8 @@ def slices(strategy: Strategy, addons: list[AddOn]) -> Iterator[Slice]:
         shapes[f.name] = f.shape
         low, length = f.share(world.rank, world.world_size)
         for kind, tensor in (("weight", f.master), *f.moments.items()):
-            yield Slice(kind, f.name, f.shape, f.start + low, _stored(tensor[low : low + length]))
+            part = tensor[low : low + length]
+            yield Slice(kind, f.name, f.shape, f.start + low, part, _stored(part))
     for i, addon in enumerate(addons):
         for name, start, tensor in addon.sharded_state():
             yield Slice("addon", f"{i}/{name}", shapes[name], start, tensor)

@@ -10,11 +10,11 @@ import torch
 from clipkit.addons.base import AddOn
 from clipkit.addons.ema import ExponentialMovingAverage
 from clipkit.addons.gap import GapClosing
-from clipkit.checkpoint.write import write_checkpoint
 from clipkit.dist.group import World
 from clipkit.engine.snapshot import addon_scalars, restore, slices
 from clipkit.errors import CheckpointError
 from tests.engine import strategy_cells as cells
+from tests.fixtures_checkpoint import write_checkpoint
 from tests.tiny_model import tiny_model
 
 KINDS = ["torch", 0, 1, 2, 3]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from clipkit.addons.base import AddOn
 from clipkit.addons.retrieval_fusion import HEAD, RetrievalFusion
-from clipkit.checkpoint.write import write_checkpoint
 from clipkit.contracts import Batch
 from clipkit.dist.group import World
 from clipkit.engine.snapshot import addon_scalars, restore, slices
@@ -27,6 +26,7 @@ from tests.engine.cells import (
     record_gradients,
     train_step_for,
 )
+from tests.fixtures_checkpoint import write_checkpoint
 from tests.tiny_model import MODEL_CFG, tiny_batch, tiny_model
 
 B, K, D = 16, 3, 16
