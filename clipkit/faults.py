@@ -74,6 +74,14 @@ def asked(kind: str, rank: int, step: int) -> str | None:
     return None
 
 
+def loss_factor(rank: int, step: int) -> float | None:
+    """What the loss of this rank is multiplied by in this step; None: nothing is asked for."""
+    if asked("nan_loss", rank, step) is not None:
+        return float("nan")
+    factor = asked("spike", rank, step)
+    return None if factor is None else float(factor or 10)
+
+
 def strike(rank: int, step: int) -> None:
     """Do what is asked for at the start of a step."""
     text = os.environ.get(VARIABLE)

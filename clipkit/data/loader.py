@@ -10,7 +10,7 @@ import atexit
 import signal
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ class IndexedLoader:
         notes = [note for source in self.sources for note in source.notes]
         return [*notes, f"missing: {self.lost.text()}"] if self.lost.total else notes
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Batches from the current position on; advancing marks the previous one as consumed."""
         loader = DataLoader(
             self._batches,

@@ -248,7 +248,7 @@ class StreamingLoader:
         """Global batches of a virtual epoch; without, unknown: a stream has no index."""
         return self._stream.epoch_batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Batches from the current position on."""
         self._stream.start = start = self.step + self._ahead
         loader = DataLoader(

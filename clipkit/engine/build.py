@@ -13,6 +13,7 @@ from torch import nn
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.saver import Saver
 from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
@@ -23,13 +24,15 @@ from clipkit.dist.group import World
 from clipkit.engine.bad_sample_report import forget_after
 from clipkit.engine.build_data import Loader, build_loader
 from clipkit.engine.cautions import bias_note, check_batch_norm, check_compiler, zero3_note
+from clipkit.engine.guard import Guard
 from clipkit.engine.log import RunLog
 from clipkit.engine.preflight import run_folder
+from clipkit.engine.run import Run
 from clipkit.engine.run_folder import changed_settings, claim, write_config
+from clipkit.engine.saving import resume
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_torch import TorchStrategy
-from clipkit.engine.trainer import Run, resume
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.adamw import build_adamw
@@ -198,6 +201,7 @@ def build_step(
     strategy: Strategy,
     losses: list[tuple[nn.Module, float]],
     addons: list[AddOn],
+    guard: Guard,
 ) -> TrainStep:
     """The step; with train.chunk_size=auto its chunk is measured on the first batch."""
     t, e = config.train, config.engine
@@ -211,6 +215,29 @@ def build_step(
         seed=config.run.seed,
         max_log_logit_scale=math.log(config.optim.max_logit_scale),
         tiling=Tiling(e.tile_size, e.loss_plan, e.gather_size, half),
+        judge=guard.judge,
+    )
+
+
+def build_saver(config: RunConfig, folder: Path, world: World, log: RunLog) -> Saver:
+    """Who writes checkpoints, and tells of it in the log."""
+    c = config.checkpoint
+
+    def tell(kind: str, text: str, values: dict[str, Any]) -> None:
+        step = int(values.get("step", 0))
+        rest = {k: v for k, v in values.items() if k != "step"}
+        log.event(kind, step, text, alarm=kind.endswith("_failed"), **rest)
+
+    return Saver(
+        folder,
+        world,
+        keep=c.keep,
+        keep_every=c.keep_every,
+        best=c.best,
+        best_mode=c.best_mode,
+        remote=c.remote,
+        background=c.background,
+        tell=tell,
     )
 
 
@@ -269,7 +296,8 @@ def build_run(config: RunConfig, world: World) -> Run:
     log.total_steps = total = total_steps_of(config, loader)
     strategy = build_strategy(config, model, world)
     o, t = config.optim, config.train
-    step = build_step(config, strategy, losses, addons)
+    guard = Guard(**config.guard.model_dump())
+    step = build_step(config, strategy, losses, addons, guard)
     for addon in addons:
         addon.start(strategy)
     run = Run(
@@ -283,6 +311,7 @@ def build_run(config: RunConfig, world: World) -> Run:
         evaluators=evaluators,
         model_config=towers.config,
         log=log,
+        guard=guard,
         total_steps=total,
         encoder=FeatureEncoder(strategy.forward, towers.preprocess, towers.tokenizer, world.device),
         global_batch_size=t.global_batch_size,
@@ -290,7 +319,8 @@ def build_run(config: RunConfig, world: World) -> Run:
         eval_every=config.eval.every,
         eval_batch_size=config.eval.batch_size,
         save_every=config.checkpoint.every,
-        keep=config.checkpoint.keep,
+        save_minutes=config.checkpoint.every_minutes,
+        saver=build_saver(config, folder, world, log),
         lock=lock,
     )
     notes = bias_note(model, losses)

@@ -8,6 +8,8 @@ import torch
 
 from clipkit.contracts import Batch
 from clipkit.dist.group import World
+from clipkit.engine.cautions import zero3_note
+from clipkit.engine.run import Run
 from clipkit.engine.strategy import Strategy
 
 _PROBES = (8, 32)
@@ -53,3 +55,24 @@ def measured_chunk(strategy: Strategy, batch: Batch, world: World) -> int:
     trained = sum(f.master.numel() for f in strategy.fragments() if f.moments)
     room = int(torch.cuda.mem_get_info(device)[0] * _SHARE) - _GRADIENT_BYTES * trained
     return -world.max_int(-largest_chunk(batch.num_samples, graph_bytes, room))
+
+
+def settle_chunk_size(run: Run, batch: Batch) -> None:
+    """train.chunk_size=auto: measure once, on the first batch; a resumed run keeps its number."""
+    step = run.train_step
+    if step.chunk_size == "auto":
+        step.chunk_size = measured_chunk(run.strategy, step.prepared(batch), run.world)
+        run.auto_chunk = {"chunk_size": step.chunk_size, "local_batch": batch.num_samples}
+        run.log.say(f"train.chunk_size=auto: {step.chunk_size} of {batch.num_samples} samples fit")
+        for text in zero3_note(
+            run.strategy.stage, batch.num_samples, step.chunk_size, step.text_chunk_size
+        ):
+            run.log.warn(text)
+
+
+def keep_chunk_size(run: Run, measured: dict[str, int] | None) -> None:
+    """A resumed run takes the chunk that was measured for the same local batch: the same masks."""
+    local_batch = run.global_batch_size // run.world.world_size
+    if measured and run.train_step.chunk_size == "auto" and measured["local_batch"] == local_batch:
+        run.auto_chunk, run.train_step.chunk_size = measured, measured["chunk_size"]
+        run.log.say(f"train.chunk_size=auto: {measured['chunk_size']}, as measured before")

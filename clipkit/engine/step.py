@@ -10,18 +10,35 @@ Shapes: b rows of this rank, B global batch, K chunks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from clipkit import faults
 from clipkit.addons.base import AddOn
 from clipkit.contracts import Batch, Features, Named, Outputs, Pair, Tiling, text_keys
 from clipkit.data.order import batch_checksum
 from clipkit.engine.chunks import Chunk, chunk_seed, leaves_of, split, surrogate
+from clipkit.engine.pace import OwnTime
 from clipkit.engine.strategy import Strategy
 from clipkit.errors import ConfigError
+
+
+class Asks(NamedTuple):
+    """What a rank wants all to know with this step's all-reduce.
+
+    Attributes:
+        stop: Whether it was asked to stop; then all do after this step.
+        save: Whether it wants a checkpoint after this step.
+        bad_samples: A count; all learn the sum.
+    """
+
+    stop: bool = False
+    save: bool = False
+    bad_samples: int = 0
 
 
 @dataclass
@@ -39,7 +56,9 @@ class StepResult:
         features: Detached rows of this rank.
         strategy: For add-ons that follow the weights.
         stop: Whether some rank was asked to stop.
+        save: Whether some rank wants a checkpoint.
         bad_samples: Sum over ranks of what each passed.
+        own_s: Seconds this rank computed before it met the others.
     """
 
     step: int
@@ -52,7 +71,9 @@ class StepResult:
     features: Features
     strategy: Strategy
     stop: bool = False
+    save: bool = False
     bad_samples: int = 0
+    own_s: float = 0.0
 
 
 @dataclass
@@ -76,6 +97,8 @@ class TrainStep:
         seed: Of the chunks' randomness.
         max_log_logit_scale: Clamp of the parameter logit_scale after the update.
         tiling: How the losses walk through the pair matrix.
+        judge: (loss, finite) -> "apply" or "skip", the same on every rank; None: skip what is not
+            finite.
     """
 
     def __init__(
@@ -89,7 +112,9 @@ class TrainStep:
         seed: int = 0,
         max_log_logit_scale: float = 4.6051702,
         tiling: Tiling | None = None,
+        judge: Callable[[float, bool], Literal["apply", "skip"]] | None = None,
     ) -> None:
+        self.judge, self._own_time = judge, OwnTime(strategy.world.device)
         self.strategy, self.losses, self.addons = strategy, losses, addons
         self.chunk_size, self.text_chunk_size = chunk_size, text_chunk_size
         self.seed, self.max_log_logit_scale = seed, max_log_logit_scale
@@ -108,31 +133,34 @@ class TrainStep:
         for addon in addons:
             self.pairs = addon.pairs(self.pairs)
 
-    def __call__(
-        self, batch: Batch, step: int, lr: float, *, stop: bool = False, bad_samples: int = 0
-    ) -> StepResult:
+    def __call__(self, batch: Batch, step: int, lr: float, asks: Asks | None = None) -> StepResult:
         """Train on this rank's rows of global batch `step`.
 
         Args:
             batch: Of this rank.
             step: From 0.
             lr: Of this step.
-            stop: Whether this rank was asked to stop; then all do after this step.
-            bad_samples: A count of this rank that all want to know the sum of.
+            asks: What this rank wants all to know.
         """
+        self._own_time.start()
         batch = self.prepared(batch)
         assert self.chunk_size != "auto", "the trainer replaces it before the first step"
         chunks = split(batch, self.chunk_size, self.text_chunk_size)
         cached = self._encode(chunks, step)
         features = self._features(cached.leaves, batch)
+        self._own_time.stop()
         terms = self.loss_terms(features)
         total = torch.stack(list(terms.values())).sum()
+        if (factor := faults.loss_factor(self.world.rank, step)) is not None:
+            total = total * factor
         total.backward()
-        result = self._agree(batch, step, features, terms, total, (stop, bad_samples))
+        result = self._agree(batch, step, features, terms, total, asks or Asks())
         detached = {n: t.detach() for n, t in features.embeddings.items()}
         features.release()  # frees the loss graph and the gathered batch before the replay
         del terms, total
         if result.applied:
+            if faults.asked("nan_grad", self.world.rank, step) is not None:
+                cached.leaves.embeddings["image"].grad.fill_(float("nan"))  # type: ignore[union-attr]
             self._replay(chunks, cached, step)
             result.applied, result.grad_norm = self.strategy.step(lr)
         if result.applied:
@@ -252,9 +280,9 @@ class TrainStep:
         features: Features,
         terms: Named,
         total: Tensor,
-        counts: tuple[bool, int],
+        asks: Asks,
     ) -> StepResult:
-        """One all-reduce: average loss and terms, non-finite values on any rank, sums of counts."""
+        """One all-reduce: average loss and terms, non-finite values on any rank, sums of asks."""
         leaves = [
             *features.embeddings.values(),
             *features.per_sample.values(),
@@ -267,19 +295,20 @@ class TrainStep:
         rows = self.world.rank * batch.num_samples
         numbers = [
             float(bad),
-            *map(float, counts),
+            *map(float, asks),
             float(batch_checksum(batch.ids.numpy(force=True), rows)),
         ]
         local = torch.tensor(
             [*numbers, total.item(), *(t.item() for t in terms.values())], dtype=torch.float64
         )
-        flags, stops, bad_samples, checksum, loss, *values = self.world.sum_(
+        flags, stops, saves, bad_samples, checksum, loss, *values = self.world.sum_(
             local.to(self.world.device)
         ).tolist()
         n = self.world.world_size
+        finite = not flags
         return StepResult(
             step,
-            not flags,
+            finite if self.judge is None else self.judge(loss / n, finite) == "apply",
             loss / n,
             {k: v / n for k, v in zip(terms, values)},
             float("nan"),
@@ -288,7 +317,9 @@ class TrainStep:
             features,
             self.strategy,
             bool(stops),
+            bool(saves),
             int(bad_samples),
+            self._own_time.seconds(),
         )
 
     def _replay(self, chunks: list[Chunk], cached: _Cached, step: int) -> None:

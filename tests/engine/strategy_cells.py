@@ -12,9 +12,9 @@ from PIL import Image
 
 from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import find_checkpoint
-from clipkit.checkpoint.write import write_checkpoint
 from clipkit.dist.group import World
 from clipkit.engine.snapshot import restore, slices
+from clipkit.engine.step import Asks
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_deepspeed import DeepSpeedStrategy
 from clipkit.eval.embed import Embedder
@@ -29,6 +29,7 @@ from tests.engine.cells import (
     train_step_for,
     weights_and_moments,
 )
+from tests.fixtures_checkpoint import write_checkpoint
 from tests.tiny_model import tiny_batch, tiny_model
 
 MAX_SCALE = math.log(100)
@@ -142,7 +143,8 @@ def stop_asked_of_one_rank(world: World) -> bool:
     step = train_step_for(build_strategy(_model("fp32"), world, "torch"), None)
     batch = local_rows(world, tiny_batch(GLOBAL_BATCH))
     assert not step(batch, 0, 1e-3).stop
-    return step(batch, 1, 1e-3, stop=world.rank == world.world_size - 1).stop
+    last = world.rank == world.world_size - 1
+    return step(batch, 1, 1e-3, Asks(stop=last)).stop
 
 
 def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from clipkit.contracts import Batch, Outputs
 from clipkit.dist.group import World
-from clipkit.engine import trainer
+from clipkit.engine import chunk_size
 from clipkit.engine.chunk_size import largest_chunk, measured_chunk
 from clipkit.engine.strategy_torch import TorchStrategy
 from clipkit.optim.adamw import build_adamw
@@ -44,9 +44,9 @@ def test_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = SimpleNamespace(stage=3)
     run = SimpleNamespace(strategy=strategy, world=None, train_step=step, log=log, auto_chunk=None)
     calls = iter([7])
-    monkeypatch.setattr(trainer, "measured_chunk", lambda *_: next(calls))
+    monkeypatch.setattr(chunk_size, "measured_chunk", lambda *_: next(calls))
     for _ in range(2):
-        trainer.settle_chunk_size(run, tiny_batch(16))  # type: ignore[arg-type]
+        chunk_size.settle_chunk_size(run, tiny_batch(16))  # type: ignore[arg-type]
     assert step.chunk_size == 7
     assert run.auto_chunk == {"chunk_size": 7, "local_batch": 16}
     assert said[0] == "train.chunk_size=auto: 7 of 16 samples fit"
@@ -91,5 +91,5 @@ def test_a_resumed_run_keeps_what_was_measured_for_its_batch(local: int, kept: o
         world=World(),
         log=SimpleNamespace(say=lambda text: None),
     )
-    trainer.keep_chunk_size(run, {"chunk_size": 4, "local_batch": 8})  # type: ignore[arg-type]
+    chunk_size.keep_chunk_size(run, {"chunk_size": 4, "local_batch": 8})  # type: ignore[arg-type]
     assert step.chunk_size == kept

@@ -14,7 +14,8 @@ import pytest
 import clipkit
 from clipkit.addons.base import AddOn
 from clipkit.addons.ema import ExponentialMovingAverage
-from clipkit.engine.trainer import due, refinements
+from clipkit.engine.evaluation import refinements
+from clipkit.engine.run import due
 from clipkit.eval.results import read_results
 from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool

@@ -1,0 +1,64 @@
+"""Evaluation in training: every evaluator on all ranks, through the strategy."""
+
+from __future__ import annotations
+
+import json
+
+from clipkit.addons.base import AddOn
+from clipkit.checkpoint.files import write_text
+from clipkit.checkpoint.verify import checkpoint_folder
+from clipkit.engine.run import Run
+from clipkit.eval.base import EvalResult
+from clipkit.eval.embed import Embedder
+from clipkit.eval.results import result_path, write_result
+from clipkit.eval.suite import checkpoint_facts
+from clipkit.eval.table import results_table
+from clipkit.retrieval.refinement import Refinement
+
+
+def evaluate(run: Run) -> None:
+    """Run every evaluator on all ranks through the strategy; logs eval/<name>/<metric>."""
+    model = run.strategy.model
+    training = model.training
+    model.eval()
+    embedder = Embedder(
+        run.encoder, run.world, batch_size=run.eval_batch_size, refinements=refinements(run)
+    )
+    results = [evaluator.run(embedder) for evaluator in run.evaluators]
+    model.train(training)
+    run.evaluated = run.step
+    if results:
+        if run.step == run.total_steps:
+            run.log.console.print(results_table(results))
+        run.results = {r.dataset: r.metrics for r in results}
+        values = {
+            f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()
+        }
+        run.log.metrics(run.step, values)
+        if run.world.is_main:
+            text = json.dumps(
+                {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
+            )
+            write_text(run.folder / "results.json", text)
+            store_results(run, results, [r.name for r in embedder.refinements])
+
+
+def refinements(run: Run) -> list[Refinement]:
+    """What the add-ons do to features, with their present weights."""
+    refining = [a for a in run.addons if type(a).refinement is not AddOn.refinement]
+    if not refining:
+        return []
+    with run.strategy.full_parameters():
+        found = [addon.refinement() for addon in refining]
+    return [refinement for refinement in found if refinement is not None]
+
+
+def store_results(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
+    """Records and details of an evaluation, for `clipkit eval report` and `compare`."""
+    model = checkpoint_facts(checkpoint_folder(run.folder, run.step))
+    facts = {"model_name": model.name, "model": model.arch, "pretrained": model.place}
+    for evaluator, result in zip(run.evaluators, results):
+        kind = type(evaluator).__module__.removeprefix("clipkit.eval.")
+        path = result_path(run.folder / "eval", model.name, result.dataset, kind)
+        more = {"kind": kind, "step": run.step, "refinements": refined_by}
+        write_result(path, result, {**facts, **more, "language": "en", "key": ""})
