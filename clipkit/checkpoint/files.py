@@ -124,7 +124,9 @@ def only_writer(folder: Path) -> Iterator[bool]:
     Raises:
         BlockingIOError: Another one writes there now.
     """
-    disk.make_folder(folder)
+    if not folder.is_dir():
+        disk.make_folder(folder)
+        disk.sync_path(folder.parent)
     with open(folder / _LOCK, "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
