@@ -12,11 +12,22 @@ Exit statuses of every `clipkit` command, also in status.json of a run:
 
 HANG_STATUS = 75
 
+_LONGEST = 3000  # characters of a message
+
 
 class ClipkitError(Exception):
     """Base of all errors that are the user's to mend; the command line ends with `exit_status`."""
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        """One printable line: names in it come from files, and may hold a terminal's commands."""
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(
+                c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+            )
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class ConfigError(ClipkitError):
