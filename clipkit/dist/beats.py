@@ -126,12 +126,12 @@ def median_busy(beats: list[Beat]) -> float:
     return statistics.median_low([b.busy for b in beats if b.busy is not None] or [0.0])
 
 
-def verdict(guilty: list[Seen], num_ranks: int, stacks: str) -> str:
-    """One line: who, where, since when, and what to do."""
+def verdict(guilty: list[Seen], num_ranks: int, step: int, stacks: str) -> str:
+    """One line: who, where, since when, and what to do; `step`: of the rank that judges."""
     named = "; ".join(s.text for s in guilty[:_NAMED])
     more = f" and {len(guilty) - _NAMED} more ranks" if len(guilty) > _NAMED else ""
     whole = " (all ranks: the network?)" if 1 < num_ranks == len(guilty) else ""
     stopped = [s.beat for s in guilty if s.mute and s.beat.pid]
     left = ", ".join(f"pid {b.pid} on {b.host}" for b in stopped[:_NAMED])
     remedy = f"; a stopped process stays: kill -9 {left}" if left else ""
-    return f"training hangs: {named}{more}{whole}; stacks in {stacks}{remedy}"
+    return f"training hangs in step {step}: {named}{more}{whole}; stacks in {stacks}{remedy}"

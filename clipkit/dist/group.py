@@ -130,6 +130,18 @@ def teardown() -> None:
         torch_dist.destroy_process_group()
 
 
+def aside(work: Callable[[], object], wait_s: float = 0.0) -> None:
+    """Do something that may fail or hang in a thread of its own, and wait for it no longer."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=quietly, name="clipkit-aside", daemon=True)
+    thread.start()
+    thread.join(wait_s)
+
+
 class AbortWatch:
     """Ends this process when another rank has announced a failure, and announces this rank's own.
 
@@ -166,7 +178,8 @@ class AbortWatch:
         with contextlib.suppress(RuntimeError):
             why = store.get("why").decode() if store.check(["why"]) else ""
             if self._on_leave is not None:
-                self._on_leave(status, why)
+                on_leave = self._on_leave
+                aside(lambda: on_leave(status, why), wait_s=_LINGER_S / 2)
             store.add("left", 1)
         sys.stderr.flush()
         os._exit(status)

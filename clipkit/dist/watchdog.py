@@ -25,7 +25,7 @@ from typing import Any
 import torch.distributed as torch_dist
 
 from clipkit.dist.beats import Beat, Seen, hung, median_busy, slow, verdict
-from clipkit.dist.group import HANG_KEY, World
+from clipkit.dist.group import HANG_KEY, World, aside
 from clipkit.errors import HANG_STATUS
 
 FOLDER = "hang"
@@ -33,6 +33,7 @@ FOLDER = "hang"
 _FIRST, _LONG = 6.0, {"start": 6.0, "eval": 3.0, "save": 3.0}
 _PERIOD_S = 5.0
 _LAST_WORDS_S = 8.0
+_MARGIN_S = 60.0
 _REPORT_EVERY_S = 600.0
 _WINDOW, _ENOUGH = 20, 5
 _WAITING_IN = (f"{os.sep}torch{os.sep}distributed{os.sep}", f"{os.sep}clipkit{os.sep}dist{os.sep}")
@@ -42,7 +43,7 @@ Tell = Callable[[str, str, dict[str, Any]], None]
 
 def group_timeout(timeout_s: float) -> float:
     """Seconds for the process group's own collectives: after any verdict of the watchdog."""
-    return _FIRST * timeout_s + 60
+    return _FIRST * timeout_s + _MARGIN_S
 
 
 class Watchdog:
@@ -68,9 +69,10 @@ class Watchdog:
         self._mark = (0, 0, "start", time.monotonic(), _FIRST * timeout_s)
         self._main = threading.get_ident()
         self._stop, self._arming = threading.Event(), threading.Lock()
-        self._ending = threading.Lock()
+        self._ending = threading.Lock()  # taken once, by the thread that ends the process
         now, late = time.monotonic(), _FIRST * timeout_s
         self._heard = {r: (Beat(r, allowed=late), now) for r in range(world.world_size)}
+        self._store: torch_dist.Store | None = None
         self._verdict: str | None = None
         self._published = threading.Event()
         self._speaks = world.rank <= 1  # where the store cannot say who does
@@ -106,7 +108,7 @@ class Watchdog:
     @property
     def ending(self) -> bool:
         """Whether a verdict is being carried out: this process ends within seconds."""
-        return self._ending.locked() or self._verdict is not None
+        return self._ending.locked()
 
     # the thread that talks
 
@@ -115,6 +117,7 @@ class Watchdog:
         try:
             store = self._world.store.clone()  # a connection of its own: others wait in theirs
             store.set_timeout(timedelta(seconds=max(1.0, self.timeout_s)))
+            self._store = store
         except RuntimeError:
             return
         count = 0
@@ -132,10 +135,9 @@ class Watchdog:
             store.set(HANG_KEY, self._verdict)
             self._speaks = store.add("hang/told", 1) == 1
             self._await_others(store)
-            store.set("abort", str(HANG_STATUS))  # for ranks without a watchdog of their own
             self._published.set()
-        elif store.check([HANG_KEY]):
-            self._end(store.get(HANG_KEY).decode(), lambda: store.add("hung", 1))
+        elif self._verdict is None and store.check([HANG_KEY]):
+            self._obey(store)
         for rank in range(self._world.world_size) if own.rank == 0 else (0,):
             self._hear(store, rank)
 
@@ -205,7 +207,7 @@ class Watchdog:
         """The interpreter's own clock ends a process whose main thread stops all the others too."""
         with self._arming:
             if sys.__stderr__ is not None and not self._stop.is_set():
-                seconds = _FIRST * self.timeout_s + 60
+                seconds = group_timeout(self.timeout_s)
                 with contextlib.suppress(ValueError, OSError):
                     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
 
@@ -236,15 +238,6 @@ class Watchdog:
         seen = self._seen(beat, time.monotonic() - at)
         return [seen] if seen.silent > (self.timeout_s if beat.pid else beat.allowed) else []
 
-    def _condemn(self, guilty: list[Seen]) -> None:
-        """Let the others know, say it once, and end."""
-        text = verdict(guilty, self._world.world_size, str(self._folder / FOLDER))
-        self._verdict = text
-        if self._world.store is not None:
-            self._published.wait(3 * self._period + 2)
-        values = {"step": self._mark[0], "ranks": [_facts(s) for s in guilty]}
-        self._end(text, lambda: self._tell("hang", text, values) if self._speaks else None)
-
     def _look_for_stragglers(self, now: float) -> None:
         table = self._table()
         found = slow(table)
@@ -258,16 +251,45 @@ class Watchdog:
             self._last_report, self._reported = now, ranks
             text = "slow: " + "; ".join(self.stragglers[:8])
             values = {"step": self._mark[0], "ranks": ranks, "median_s": median}
-            _aside(lambda: self._tell("straggler", text, values))
+            aside(lambda: self._tell("straggler", text, values))
 
     # the end
 
-    def _end(self, text: str, last_words: Callable[[], object]) -> None:
-        """Stacks, last words, exit; a disk that hangs too does not stop it."""
-        self._ending.acquire()  # one of the two threads, once
-        _aside(lambda: self._write_stacks(text), wait_s=_LAST_WORDS_S)
-        _aside(last_words, wait_s=_LAST_WORDS_S)
+    def _condemn(self, guilty: list[Seen]) -> None:
+        """Stacks, the verdict for the others, the verdict for people, exit."""
+        if not self._ending.acquire(blocking=False):
+            return
+        step, ranks = self._mark[0], [_facts(s) for s in guilty]
+        text = verdict(guilty, self._world.world_size, step, str(self._folder / FOLDER))
+        # before the others leave, which would break the collective that this rank is in
+        aside(lambda: self._write_stacks(text), wait_s=_LAST_WORDS_S)
+        self._verdict = text
+        if self._world.store is not None:
+            self._published.wait(3 * self._period + 2)
+        if self._speaks:
+            values = {"step": step, "ranks": ranks}
+            aside(lambda: self._tell("hang", text, values), wait_s=_LAST_WORDS_S)
+        aside(lambda: self._release(text), wait_s=1.0)
         os._exit(HANG_STATUS)
+
+    def _obey(self, store: torch_dist.Store) -> None:
+        """Another rank has judged: stacks, then leave with it."""
+        if not self._ending.acquire(blocking=False):
+            return
+        text = store.get(HANG_KEY).decode()
+        aside(lambda: self._write_stacks(text), wait_s=_LAST_WORDS_S)
+        store.add("hung", 1)
+        deadline = time.monotonic() + _LAST_WORDS_S
+        with contextlib.suppress(RuntimeError):  # the store's host has left
+            while not store.check(["abort"]) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        os._exit(HANG_STATUS)
+
+    def _release(self, text: str) -> None:
+        """Let the others go; also one that wakes up later or has no watchdog any more."""
+        if self._store is not None:
+            self._store.set("why", text)
+            self._store.set("abort", str(HANG_STATUS))
 
     def _write_stacks(self, text: str) -> None:
         folder = self._folder / FOLDER
@@ -292,15 +314,3 @@ def _facts(seen: Seen) -> dict[str, Any]:
         "silent": seen.mute,
         "seconds": round(seen.silent if seen.mute else seen.idle, 1),
     }
-
-
-def _aside(work: Callable[[], object], wait_s: float = 0.0) -> None:
-    """Do something that may fail or hang in a thread of its own."""
-
-    def quietly() -> None:
-        with contextlib.suppress(Exception):
-            work()
-
-    thread = threading.Thread(target=quietly, name="clipkit-aside", daemon=True)
-    thread.start()
-    thread.join(wait_s)
