@@ -1,8 +1,10 @@
-"""A save that ends at any operation or byte leaves a valid checkpoint, and the next life goes on."""
+"""A save that ends at any operation or byte leaves a valid checkpoint; the next life goes on."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,11 +46,6 @@ def check(run: Path) -> int:
 
 def names(run: Path) -> set[str]:
     return {p.name for p in (run / "checkpoints").iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipkit.checkpoint.verify._PAUSES_S", ())
 
 
 def crash_everywhere(tmp_path: Path, steps: list[int], history: int, **options: object) -> int:
@@ -96,11 +93,8 @@ def test_the_only_checkpoint_is_replaced_without_a_moment_without_one(tmp_path: 
         with on(CrashingDisk()):
             life(run, [7])
         disk = CrashingDisk(crash_at=operation)
-        with on(disk):
-            try:
-                life(run, [7], history=1)
-            except Crash:
-                pass
+        with on(disk), contextlib.suppress(Crash):
+            life(run, [7], history=1)
         crashed = disk.crashed
         assert check(run) == 7
         with on(CrashingDisk()):
@@ -139,10 +133,10 @@ def test_a_full_disk_at_every_operation(tmp_path: Path, full_for: int) -> None:
         run = tmp_path / str(operation)
         with on(CrashingDisk()):
             life(run, [10, 11])
-        told = []
+        told: list[tuple[str, str, dict[str, Any]]] = []
         disk = CrashingDisk(full_from=operation, full_for=full_for)
         with on(disk):
-            saver = Saver(run, World(), tell=lambda kind, text, values: told.append((kind, text)))
+            saver = Saver(run, World(), tell=lambda *words, told=told: told.append(words))
             one = Slice("weight", "w", (40,), 0, value_of(12, 0))
             saver.save(12, slices=[one], state={"step": 12, "history": 0}, model_config={})
             saver._settle()

@@ -134,3 +134,69 @@ def test_find_by_run_or_checkpoint_folder(tmp_path, folder):
 def test_read_json(tmp_path):
     with pytest.raises(CheckpointError, match=r"a\.json: cannot be read"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_rename_that_is_seen_late_is_waited_for(tmp_path, monkeypatch):
+    older, newer = write_run(tmp_path, 1), write_run(tmp_path, 2)
+    hidden = newer.rename(tmp_path / "hidden")
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            hidden.rename(newer)
+
+    monkeypatch.setattr(verify.time, "sleep", nap)
+    assert newest_valid(tmp_path) == (newer, []) and len(naps) == 2
+    newer.rename(hidden)
+    naps[:] = [0.0] * 5
+    assert newest_valid(tmp_path) == (older, [])  # it never came: not for ever
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.json"])
+def test_files_that_are_seen_late_are_waited_for(tmp_path, monkeypatch, name):
+    write_run(tmp_path, 1)
+    newer = write_run(tmp_path, 2)
+    whole = (newer / name).read_bytes()
+    (newer / name).write_bytes(whole[:9])
+    monkeypatch.setattr(verify.time, "sleep", lambda seconds: (newer / name).write_bytes(whole))
+    assert newest_valid(tmp_path) == (newer, [])
+
+
+def test_a_whole_run_is_not_waited_for(tmp_path, monkeypatch):
+    def fail(seconds):
+        raise AssertionError
+
+    monkeypatch.setattr(verify.time, "sleep", fail)
+    assert newest_valid(tmp_path) == (None, [])
+    folder = write_run(tmp_path, 1)
+    for text in ("", "step_0000", "\x00", "../step_00000009", "step_00000001\n"):
+        (tmp_path / "checkpoints" / "latest").write_text(text)
+        assert newest_valid(tmp_path) == (folder, [])
+    (tmp_path / "checkpoints" / "latest").unlink()
+    assert newest_valid(tmp_path) == (folder, [])
+
+
+def test_no_clock_has_a_say(tmp_path, monkeypatch):
+    import os
+
+    folders = [write_run(tmp_path, step) for step in (1, 2, 3)]
+    for stamp, folder in zip((4e9, 1e9, 1), folders):
+        os.utime(folder, (stamp, stamp))
+    monkeypatch.setattr(verify.time, "time", lambda: -1e9)
+    assert newest_valid(tmp_path)[0] == folders[2]
+
+
+def test_a_replaced_one_counts_while_its_name_is_free(tmp_path):
+    folder = write_run(tmp_path, 3)
+    aside = folder.rename(folder.with_name("step_00000003.replaced-ab12"))
+    assert list_checkpoints(tmp_path) == [aside] and newest_valid(tmp_path)[0] == aside
+    assert step_of(aside) == 3
+    again = write_run(tmp_path, 3)
+    assert list_checkpoints(tmp_path) == [again] and not aside.exists()
+
+
+def test_order_is_by_step_not_by_name(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        write_run(tmp_path, step)
+    assert [step_of(p) for p in list_checkpoints(tmp_path)] == [99_999_999, 100_000_000]
