@@ -6,14 +6,15 @@ pydantic checks types and ranges; unknown keys are errors.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from clipkit.config.data_section import DataSection
 from clipkit.config.section import Section
 
 PartSpec = dict[str, Any]
+_Switch = BeforeValidator(lambda value: "off" if value is False else value)  # YAML's reading of off
 
 
 class RunSection(Section):
@@ -174,7 +175,7 @@ class GuardSection(Section):
         3, ge=1, description="Skipped (not finite) batches in a row after which the run rolls back."
     )
     rollbacks: int = Field(3, ge=0, description="Roll-backs after which the run fails.")
-    spike: Literal["off", "warn", "skip", "rollback"] = Field(
+    spike: Annotated[Literal["off", "warn", "skip", "rollback"], _Switch] = Field(
         "warn", description="What to do with a batch whose loss jumps."
     )
     spike_factor: float = Field(
@@ -188,7 +189,7 @@ class LogSection(Section):
 
     every: int = Field(1, gt=0, description="Steps between lines of metrics.jsonl.")
     progress: bool = True
-    wandb: Literal["off", "offline", "online"] = "off"
+    wandb: Annotated[Literal["off", "offline", "online"], _Switch] = "off"
     wandb_project: str = "clipkit"
 
 

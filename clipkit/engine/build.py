@@ -13,7 +13,6 @@ from torch import nn
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.saver import Saver
 from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
@@ -23,13 +22,14 @@ from clipkit.dist.env import RankEnv
 from clipkit.dist.group import World
 from clipkit.engine.bad_sample_report import forget_after
 from clipkit.engine.build_data import Loader, build_loader
+from clipkit.engine.build_records import build_log, build_saver, build_watchdog
 from clipkit.engine.cautions import bias_note, check_batch_norm, check_compiler, zero3_note
 from clipkit.engine.guard import Guard
-from clipkit.engine.log import RunLog
 from clipkit.engine.preflight import run_folder
 from clipkit.engine.run import Run
 from clipkit.engine.run_folder import changed_settings, claim, write_config
 from clipkit.engine.saving import resume
+from clipkit.engine.status import StatusFile
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_torch import TorchStrategy
@@ -219,28 +219,6 @@ def build_step(
     )
 
 
-def build_saver(config: RunConfig, folder: Path, world: World, log: RunLog) -> Saver:
-    """Who writes checkpoints, and tells of it in the log."""
-    c = config.checkpoint
-
-    def tell(kind: str, text: str, values: dict[str, Any]) -> None:
-        step = int(values.get("step", 0))
-        rest = {k: v for k, v in values.items() if k != "step"}
-        log.event(kind, step, text, alarm=kind.endswith("_failed"), **rest)
-
-    return Saver(
-        folder,
-        world,
-        keep=c.keep,
-        keep_every=c.keep_every,
-        best=c.best,
-        best_mode=c.best_mode,
-        remote=c.remote,
-        background=c.background,
-        tell=tell,
-    )
-
-
 def set_threads(config: RunConfig, env: RankEnv) -> None:
     """CPU threads of this rank: its share of the node's cores, unless set."""
     share = max(1, len(os.sched_getaffinity(0)) // env.local_world_size)
@@ -289,7 +267,8 @@ def build_run(config: RunConfig, world: World) -> Run:
     evaluators = build_evaluators(config)
     lock = claim(folder) if world.is_main else None
     world.barrier()
-    log = _build_log(config, folder, world)
+    log = build_log(config, folder, world)
+    status = StatusFile(folder, main=world.is_main, log=log)
     loader = build_loader(config, towers, addons, world)
     for addon in addons:
         addon.check_data(loader.sources if isinstance(loader, IndexedLoader) else [])
@@ -321,6 +300,8 @@ def build_run(config: RunConfig, world: World) -> Run:
         save_every=config.checkpoint.every,
         save_minutes=config.checkpoint.every_minutes,
         saver=build_saver(config, folder, world, log),
+        status=status,
+        watchdog=build_watchdog(config, folder, world, log, status),
         lock=lock,
     )
     notes = bias_note(model, losses)
@@ -347,15 +328,3 @@ def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:
         forget_after(run.folder, run.step)
         write_config(run.folder, config, run.step)
     run.world.barrier()
-
-
-def _build_log(config: RunConfig, folder: Path, world: World) -> RunLog:
-    return RunLog(
-        folder,
-        main=world.is_main,
-        progress=config.log.progress,
-        wandb_mode=config.log.wandb,
-        project=config.log.wandb_project,
-        name=config.run.name,
-        config=config.model_dump(mode="json"),
-    )

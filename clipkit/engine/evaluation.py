@@ -18,13 +18,17 @@ from clipkit.retrieval.refinement import Refinement
 
 def evaluate(run: Run) -> None:
     """Run every evaluator on all ranks through the strategy; logs eval/<name>/<metric>."""
+    run.watchdog.at("eval", run.step)
     model = run.strategy.model
     training = model.training
     model.eval()
     embedder = Embedder(
         run.encoder, run.world, batch_size=run.eval_batch_size, refinements=refinements(run)
     )
-    results = [evaluator.run(embedder) for evaluator in run.evaluators]
+    results = []
+    for evaluator in run.evaluators:
+        results.append(evaluator.run(embedder))
+        run.watchdog.at("eval", run.step)
     model.train(training)
     run.evaluated = run.step
     if results:

@@ -67,13 +67,17 @@ class Pace:
         self.data_s = time.perf_counter() - self.begun
         return batch
 
+    def elapsed(self) -> float:
+        """Seconds since this step began."""
+        return time.perf_counter() - self.begun
+
     def rate(self, samples: int) -> float:
         """Samples per second since the start of the process, evaluations included."""
         return samples / max(1e-9, time.perf_counter() - self._start)
 
     def metrics(self) -> dict[str, float]:
         """Of the step that ends now: seconds, share of them waiting for data, peak memory in GB."""
-        step_s = time.perf_counter() - self.begun
+        step_s = self.elapsed()
         return {
             "train/step_s": step_s,
             "train/data_wait": self.data_s / max(1e-9, step_s),

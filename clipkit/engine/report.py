@@ -9,7 +9,7 @@ from clipkit.engine.step import StepResult
 
 
 def report(run: Run, result: StepResult, pace: Pace, seen: int) -> None:
-    """Progress line and metrics of one step.
+    """Status, progress line and metrics of one step.
 
     Args:
         run: `run.step` counts this step already.
@@ -20,6 +20,18 @@ def report(run: Run, result: StepResult, pace: Pace, seen: int) -> None:
     lr, rate = run.schedule(result.step), pace.rate(seen)
     text = (
         f"loss {result.loss:.3f}  lr {lr:.1e}  scale {result.logit_scale:.1f}  {rate:.0f} samples/s"
+    )
+    costs = pace.metrics()
+    last, bad = run.saver.last, run.loader.bad.before.total + result.bad_samples
+    run.status.update(
+        step=run.step,
+        total_steps=run.total_steps,
+        samples_per_s=rate,
+        data_wait=costs["train/data_wait"],
+        last_checkpoint=last and last.name,
+        skipped=run.guard.skipped,
+        bad_samples=bad,
+        stragglers=run.watchdog.stragglers,
     )
     run.log.tick(run.step, text if result.applied else f"{text}  SKIPPED")
     if not due(run.log_every, run.step) and result.applied:
@@ -42,7 +54,7 @@ def report(run: Run, result: StepResult, pace: Pace, seen: int) -> None:
             "train/ids": result.ids_checksum,
             "train/skipped": int(not result.applied),
             "train/skipped_total": run.guard.skipped,
-            **pace.metrics(),
+            **costs,
             **bad_sample_metrics(run, result.bad_samples),
         },
     )

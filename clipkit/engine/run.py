@@ -10,9 +10,11 @@ from typing import Any
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.saver import Saver
 from clipkit.dist.group import World
+from clipkit.dist.watchdog import Watchdog
 from clipkit.engine.build_data import Loader
 from clipkit.engine.guard import Guard
 from clipkit.engine.log import RunLog
+from clipkit.engine.status import StatusFile
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.eval.tasks import Evaluator
@@ -44,6 +46,8 @@ class Run:
     log: RunLog
     guard: Guard
     saver: Saver
+    status: StatusFile
+    watchdog: Watchdog
     total_steps: int
     global_batch_size: int
     log_every: int = 1

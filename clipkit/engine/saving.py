@@ -28,6 +28,7 @@ def save_due(run: Run, result: StepResult) -> bool:
 
 def save(run: Run) -> None:
     """Write a checkpoint of everything a resumed run needs."""
+    run.watchdog.at("save", run.step)
     bad = shared_totals(run.loader.bad, run.world).as_json()
     state = {
         "step": run.step,

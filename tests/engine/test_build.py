@@ -14,6 +14,7 @@ from clipkit.contracts import Tiling
 from clipkit.dist.group import World
 from clipkit.engine import build
 from clipkit.engine.build import build_step
+from clipkit.engine.guard import Guard
 from clipkit.engine.strategy_torch import TorchStrategy
 from clipkit.errors import ConfigError
 from clipkit.optim.adamw import build_adamw
@@ -112,7 +113,7 @@ def test_loss_settings_of_the_engine_reach_the_kernel() -> None:
     model = tiny_model()
     optimizer = build_adamw(model, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
     strategy = TorchStrategy(model, optimizer, World(num_nodes=3), clip_norm=None)
-    step = build_step(config, strategy, [], [])
+    step = build_step(config, strategy, [], [], Guard())
     assert step.tiling == Tiling(77, "lse", 5, torch.bfloat16, num_nodes=3)
     assert (step.chunk_size, step.text_chunk_size) == (4, 8)
 

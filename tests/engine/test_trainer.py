@@ -37,8 +37,10 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ig
         "checkpoints",
         "config.yaml",
         "eval",
+        "events.jsonl",
         "metrics.jsonl",
         "results.json",
+        "status.json",
     }
     stored = read_results(folder / "eval")
     assert [(r.data["step"], r.kind, len(r.records())) for r in stored] == [

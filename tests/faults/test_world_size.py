@@ -1,4 +1,4 @@
-"""Rows 11 and 13: another number of ranks or another strategy takes over; shards come out uneven."""
+"""Rows 11 and 13: other ranks or another strategy take over; shards do not come out even."""
 
 from __future__ import annotations
 
