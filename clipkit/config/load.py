@@ -17,6 +17,7 @@ from clipkit.config.schema import RunConfig
 from clipkit.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_MAX_BYTES, _MAX_VALUES = 1 << 20, 100_000  # of a config; a few lines of aliases unfold to billions
 _PATTERNS = re.compile(r"data\.(train|sources\.\d+\.shards)\b")
 
 
@@ -39,6 +40,52 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _parse(text: str, where: str) -> Any:
+    """YAML that is a tree of bounded size.
+
+    Raises:
+        ConfigError: It is not, or a key is given twice.
+    """
+    try:
+        tree = yaml.load(text, _StrictLoader)  # noqa: S506  (a SafeLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:  # on odd tags its constructors raise whatever their parsers do
+        raise ConfigError(
+            f"{where}: not valid YAML: {' '.join(str(error).split())[:300]}"
+        ) from None
+    _check_tree(tree, where)
+    return tree
+
+
+def _check_tree(tree: Any, where: str) -> None:
+    """Raises ConfigError on more values than a config has, and on text that no file can hold."""
+    count, waiting = 0, [tree]
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > _MAX_VALUES:
+            raise ConfigError(
+                f"{where}: unfolds to more than {_MAX_VALUES:,} values; use fewer aliases (*)"
+            )
+        if isinstance(value, dict):
+            waiting.extend((*value.keys(), *value.values()))
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend(value)
+        elif isinstance(value, str) and not _is_utf8(value):
+            raise ConfigError(
+                f"{where}: {value[:40]!r} is no text; \\ud800 to \\udfff are no letters"
+            )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_yaml(path: Path) -> Any:
     """Parse one YAML file safely.
 
@@ -46,17 +93,14 @@ def read_yaml(path: Path) -> Any:
         ConfigError: Missing, unreadable or malformed file, or a duplicate key; names file and line.
     """
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than 1 MiB; that is no config")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506  (a SafeLoader)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    return _parse(text, str(path))
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -69,8 +113,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override '{override}': write it as key=value, e.g. optim.lr=3e-4")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, KeyError):  # 2001-99-99, !!bool abc
+        value = _parse(text, "value")
+    except ConfigError:
         raise ConfigError(f"override '{override}': the value is not valid YAML; quote it") from None
     node: Any = tree
     steps = key.split(".")
