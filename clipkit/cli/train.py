@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipkit.config.load import load_config
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ClipkitError
-
-if TYPE_CHECKING:
-    from clipkit.dist.group import AbortWatch
 
 
 def train(
@@ -50,47 +48,68 @@ def train(
     sys.stdout.flush()
     sys.stderr.flush()
     if status:
-        os._exit(status)
+        os._exit(status)  # what a crash left behind may hang on the way out
 
 
 def _run(config: RunConfig) -> int:
-    """Build and fit; a failure on any rank ends all ranks with the same status."""
-    from clipkit.data.loader import worker_lost
+    """Build and fit; a failure on any rank ends all ranks with the same status.
+
+    However it ends, status.json says so: what starts runs again reads it there.
+    """
     from clipkit.dist import group
     from clipkit.dist.env import read_env
+    from clipkit.dist.watchdog import group_timeout
     from clipkit.engine.build import build_run, set_threads
+    from clipkit.engine.preflight import run_folder
+    from clipkit.engine.status import StatusFile
     from clipkit.engine.trainer import fit
 
     env = read_env()
     set_threads(config, env)
-    world = group.setup(env, device=config.train.device, timeout_s=config.engine.timeout_s)
-    watch = group.AbortWatch(world)
-    log = None
+    timeout_s = group_timeout(config.engine.timeout_s)
+    world = group.setup(env, device=config.train.device, timeout_s=timeout_s)
+    status, run = StatusFile(run_folder(config), main=world.is_main), None
+
+    def failed(exit_status: int, why: str) -> None:
+        status.finish("failed", exit_status=exit_status, error=why)
+        if run is not None:
+            run.log.event("failed", run.step, error=why, exit_status=exit_status)
+
+    watch = group.AbortWatch(world, on_leave=failed)
     try:
         run = build_run(config, world)
-        log = run.log
+        status = run.status
         outcome = fit(run)
-        log.say(f"{outcome}: step {run.step}, run folder {run.folder}")
         world.barrier()
-    except ClipkitError as error:
-        return _fail(watch, error)
+        run.log.event(outcome, run.step, f"{outcome}, run folder {run.folder}")
+        status.finish(outcome, step=run.step)
+        run.saver.close()  # what is still on its way to checkpoint.remote
     except Exception as error:
-        lost = worker_lost(error)
-        if lost is not None:
-            return _fail(watch, lost)
-        watch.follow()  # a collective broke because another rank has already said why
-        watch.announce(1)
+        mistake = _mistake(error)
+        if mistake is None:
+            watch.follow()  # a collective broke because another rank has already said why
+        exit_status = 1 if mistake is None else mistake.exit_status
+        why = (f"{type(error).__name__}: {error}" if mistake is None else str(mistake))[:2000]
+        failed(exit_status, why)
+        if mistake is None:
+            traceback.print_exc()
+        elif watch.is_first():
+            print(f"clipkit: {mistake}", file=sys.stderr, flush=True)
+        watch.announce(exit_status, why)
+        return exit_status
+    except BaseException:  # Ctrl-C twice
+        failed(130, "interrupted")
         raise
     finally:
         watch.close()
-        if log is not None:
-            log.close()
+        if run is not None:
+            run.log.close()
     group.teardown()
     return 0
 
 
-def _fail(watch: AbortWatch, error: ClipkitError) -> int:
-    if watch.is_first():
-        print(f"clipkit: {error}", file=sys.stderr, flush=True)
-    watch.announce(error.exit_status)
-    return error.exit_status
+def _mistake(error: Exception) -> ClipkitError | None:
+    """The user's own mistake behind an error, to be told in one line; None: a crash."""
+    from clipkit.data.loader import worker_lost
+
+    return error if isinstance(error, ClipkitError) else worker_lost(error)

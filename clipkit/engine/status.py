@@ -19,7 +19,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,6 @@ from typing import Any, Literal
 from clipkit.config.redact import redact
 from clipkit.engine.log import RunLog
 from clipkit.engine.run_folder import may_write
-from clipkit.errors import HANG_STATUS
 
 STATUS = "status.json"
 State = Literal["running", "preempted", "failed", "done"]
@@ -90,7 +88,8 @@ class StatusFile:
         self._ended = True
         if not self._deputy:
             self._values.update(_identity())
-        done = {"state": state, "eta_s": None, "exit_status": None, "error": None}
+        exit_status = int(state == "failed")
+        done = {"state": state, "eta_s": None, "exit_status": exit_status, "error": None}
         self._values.update({**done, **values})
         self._write(flush=True)
 
@@ -138,19 +137,6 @@ def read_status(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def watchdog_tell(log: RunLog, status: StatusFile) -> Callable[[str, str, dict[str, Any]], None]:
-    """What the watchdog calls: events for the log, and a hang ends the run in status.json too."""
-
-    def tell(kind: str, text: str, values: dict[str, Any]) -> None:
-        if kind == "hang":  # perhaps rank 0 is the one that hangs
-            log.take_over()
-            status.take_over()
-            status.finish("failed", exit_status=HANG_STATUS, error=text)
-        log.event(kind, alarm=True, text=text, **values)
-
-    return tell
 
 
 def _identity() -> dict[str, Any]:
