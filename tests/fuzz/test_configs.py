@@ -43,7 +43,8 @@ TREE: dict[str, Any] = yaml.safe_load(TEXT)
 PIECES = st.sampled_from(
     ["&a ", "*a", "*o", "<<: ", "!!python/object/apply:os.system [touch x]", "!!binary ", "!!set ",
      "!!timestamp ", "- ", ": ", "{", "}", "[", "]", "|", ">", "'", '"', "# ", "%YAML 9\n", "---\n",
-XX
+     "...\n", "? ", "\t", "\n", "2001-99-99", "0x", "1e400", ".nan", "null", "~", "${HOME}",
+     "${A B}",
      "${NOT_SET}", "{000..999999}", "{a,b}" * 30, "pipe:touch x", "\ufeff", "1" * 5000, "[" * 500]
 )  # fmt: skip
 
