@@ -27,6 +27,7 @@ from clipkit.checkpoint.verify import (
     step_of,
     verify_checkpoint,
 )
+from clipkit.checkpoint.write import discard
 from clipkit.errors import CheckpointError, ConfigError
 
 _FOLDER = re.compile(r"^step_(\d{8,})$")
@@ -111,6 +112,24 @@ def run_url(remote: str, run_dir: str | Path) -> str:
     return f"{remote.rstrip('/')}/{Path(run_dir).resolve().name}"
 
 
+def open_remote(url: str) -> tuple[RemoteFolder, list[int]]:
+    """A run's remote folder and its steps, or one checkpoint of it and its step.
+
+    Raises:
+        CheckpointError: Nothing is there, or it cannot be listed.
+    """
+    parent, _, last = url.rstrip("/").rpartition("/")
+    match = _FOLDER.match(last)
+    folder = RemoteFolder(parent if match else url)
+    try:
+        steps = [step for step in folder.steps() if match is None or step == int(match.group(1))]
+    except Exception as error:  # of any file system
+        raise CheckpointError(f"{folder.url}: cannot be listed ({_reason(error)})") from None
+    if not steps:
+        raise CheckpointError(f"{folder.url}: no checkpoint there; give a run's folder")
+    return folder, steps
+
+
 def verify_remote(folder: RemoteFolder, step: int) -> int:
     """Read every file of a remote checkpoint and compare it; returns their number.
 
@@ -178,6 +197,8 @@ def _fetch(folder: RemoteFolder, step: int, final: Path) -> Path:
             files.write_file(temporary / MANIFEST, [json.dumps(manifest, indent=1).encode()])
             verify_checkpoint(temporary)
             files.flush(temporary)
+            if final.exists():  # damaged, or nothing would be fetched
+                discard(final)
             files.move(temporary, final)
         except Exception:
             with contextlib.suppress(OSError):

@@ -124,6 +124,13 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
+def wait_for(folder: Path) -> None:
+    """Look again, for two seconds at most, while a checkpoint that another rank sees is missing."""
+    for _ in _pauses():
+        if (folder / MANIFEST).is_file():
+            return
+
+
 def wait_until_visible(run_dir: str | Path) -> None:
     """Look again, for two seconds at most, while the newest checkpoint seems to be on its way.
 

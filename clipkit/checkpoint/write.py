@@ -135,6 +135,18 @@ def sweep(root: Path, keep: str, own: str | None = None) -> None:
         if dead and (own is None or own in path.name):
             with contextlib.suppress(OSError):
                 files.remove_tree(path)
+    _give_names_back(root)
+
+
+def recover(run_dir: str | Path) -> None:
+    """Before a run goes on: a checkpoint whose replacement never came gets its name back."""
+    root = Path(run_dir) / "checkpoints"
+    if list(root.glob(f"step_*{REPLACED}*")):
+        with contextlib.suppress(OSError), files.only_writer(root):
+            _give_names_back(root)
+
+
+def _give_names_back(root: Path) -> None:
     for path in sorted(root.glob(f"step_*{REPLACED}*")):
         with contextlib.suppress(OSError):
             plain = plain_folder(path)

@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from clipkit.cli import bench, calibrate, embed, export, list_parts, patch, search, train, verify
+from clipkit.cli import (
+    bench,
+    calibrate,
+    checkpoint,
+    embed,
+    export,
+    list_parts,
+    patch,
+    search,
+    train,
+    verify,
+)
 from clipkit.cli import eval as eval_command
 from clipkit.errors import ClipkitError
 
@@ -23,9 +34,11 @@ app.command("patch")(patch.patch)
 app.command("embed")(embed.embed)
 app.command("calibrate")(calibrate.calibrate)
 app.command("search")(search.search)
+app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("list")(list_parts.list_parts)
 app.add_typer(eval_command.app, name="eval")
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(bench.app, name="bench")
 
 

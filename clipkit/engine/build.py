@@ -13,7 +13,7 @@ from torch import nn
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.verify import checkpoint_folder, find_checkpoint, newest_valid, step_of
+from clipkit.checkpoint.verify import find_checkpoint
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
 from clipkit.contracts import Tiling
@@ -28,12 +28,12 @@ from clipkit.engine.guard import Guard
 from clipkit.engine.preflight import run_folder
 from clipkit.engine.run import Run
 from clipkit.engine.run_folder import changed_settings, claim, write_config
-from clipkit.engine.saving import resume
+from clipkit.engine.saving import pick_checkpoint, resume
 from clipkit.engine.status import StatusFile
 from clipkit.engine.step import TrainStep
 from clipkit.engine.strategy import Strategy
 from clipkit.engine.strategy_torch import TorchStrategy
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import ConfigError
 from clipkit.eval.tasks import Evaluator
 from clipkit.optim.adamw import build_adamw
 from clipkit.optim.schedules import Schedule
@@ -233,22 +233,6 @@ def total_steps_of(config: RunConfig, loader: Loader) -> int:
     return max(1, math.ceil(config.train.epochs * loader.batches_per_epoch))
 
 
-def pick_checkpoint(folder: Path, world: World) -> tuple[Path | None, list[str]]:
-    """Newest checkpoint that verifies, why newer ones were passed over; rank 0 looks, all agree.
-
-    Raises:
-        CheckpointError: There are checkpoints, and none is valid: never silently start anew.
-    """
-    newest, skipped = newest_valid(folder) if world.is_main else (None, [])
-    found = world.broadcast_int(step_of(newest) if newest else -2 if skipped else -1)
-    if found == -2:
-        reason = f" ({skipped[0]})" if skipped else ""
-        raise CheckpointError(
-            f"{folder}: no checkpoint is valid{reason}; restore one or set another run.name"
-        )
-    return (checkpoint_folder(folder, found) if found >= 0 else None), skipped
-
-
 def build_run(config: RunConfig, world: World) -> Run:
     """Build every part and, with run.resume=auto, continue from the newest valid checkpoint.
 
@@ -259,7 +243,10 @@ def build_run(config: RunConfig, world: World) -> Run:
     if config.train.chunk_size == "auto" and world.device.type != "cuda":
         raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
     folder = run_folder(config)
-    newest, skipped = pick_checkpoint(folder, world) if config.run.resume == "auto" else (None, [])
+    newest: Path | None = None
+    skipped: list[str] = []
+    if config.run.resume == "auto":
+        newest, skipped = pick_checkpoint(folder, world, config.checkpoint.remote)
     addons, losses = build_addons(config), build_losses(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from clipkit.checkpoint.remote import fetch_newest
+from clipkit.checkpoint.verify import checkpoint_folder, newest_valid, step_of
+from clipkit.checkpoint.write import recover
 from clipkit.data.bad_samples import BadTotals
+from clipkit.dist.group import World
 from clipkit.engine.bad_sample_report import shared_totals
 from clipkit.engine.chunk_size import keep_chunk_size
 from clipkit.engine.run import Run, due
 from clipkit.engine.snapshot import addon_scalars, restore, slices
 from clipkit.engine.step import StepResult
+from clipkit.errors import CheckpointError, ClipkitError
 
 
 def wants_save(run: Run) -> bool:
@@ -48,6 +53,43 @@ def save(run: Run) -> None:
         model_config=run.model_config,
     )
     run.saved_at = time.monotonic()
+
+
+def pick_checkpoint(
+    folder: Path, world: World, remote: str | None = None
+) -> tuple[Path | None, list[str]]:
+    """Where to go on from: rank 0 looks, all agree.
+
+    Args:
+        folder: The run folder.
+        world: The ranks.
+        remote: `checkpoint.remote`; looked into where the run folder has no valid checkpoint.
+
+    Returns:
+        The newest checkpoint that verifies, None where there is none at all; on rank 0 what to say
+        about it: newer ones that were passed over, where it came from.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none is valid: never silently start anew.
+    """
+    newest: Path | None = None
+    notes: list[str] = []
+    if world.is_main:
+        recover(folder)
+        newest, notes = newest_valid(folder)
+    if world.is_main and newest is None and remote is not None:
+        try:
+            newest, passed_over = fetch_newest(remote, folder)
+            notes = [*notes, *passed_over, *([f"fetched {newest} from {remote}"] if newest else [])]
+        except ClipkitError as error:  # told by all ranks, below
+            notes = [str(error), *notes]
+    found = world.broadcast_int(step_of(newest) if newest else -2 if notes else -1)
+    if found == -2:
+        reason = f" ({notes[0]})" if notes else ""
+        raise CheckpointError(
+            f"{folder}: no checkpoint is valid{reason}; restore one or set another run.name"
+        )
+    return (checkpoint_folder(folder, found) if found >= 0 else None), notes
 
 
 def resume(run: Run, folder: Path) -> None:

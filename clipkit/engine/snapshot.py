@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.host_copy import Slice
 from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.verify import wait_for
 from clipkit.engine.strategy import Strategy
 from clipkit.errors import CheckpointError
 
@@ -86,6 +87,7 @@ def restore(folder: Path, strategy: Strategy, addons: list[AddOn]) -> Checkpoint
     Raises:
         CheckpointError: The checkpoint belongs to another model or other add-ons.
     """
+    wait_for(folder)  # rank 0 has chosen it; a shared file system may show it here a little later
     reader = CheckpointReader(folder)
     saved = reader.state.get("addons", [])
     _check_addons(folder, saved, addons)

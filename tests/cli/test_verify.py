@@ -36,3 +36,23 @@ def test_nothing_there(tmp_path, name):
     (tmp_path / "empty").mkdir()
     result = verify(tmp_path / name)
     assert isinstance(result.exception, CheckpointError) and name in str(result.exception)
+
+
+def test_a_remote_copy(tmp_path):
+    far = tmp_path / "far"
+    first, second = write_run(tmp_path, 1), write_run(tmp_path, 2)
+    far.mkdir()
+    for folder in (first, second):
+        folder.rename(far / folder.name)
+    result = verify(f"file://{far}")
+    assert result.exit_code == 0
+    lines = [line.partition(": ok, 4")[0].rpartition("/")[2] for line in result.output.splitlines()]
+    assert lines == ["step_00000001", "step_00000002"]
+    text = (far / "step_00000002" / "state.json").read_text()
+    (far / "step_00000002" / "state.json").write_text(text.replace("3", "4"))
+    result = verify(f"file://{far}")
+    assert "sha256 differs" in str(result.exception) and "step_00000001: ok" in result.output
+    assert verify(f"file://{far}/step_00000001").exit_code == 0
+    for url in (f"file://{tmp_path}/absent", f"file://{far}/step_00000009"):
+        assert isinstance(verify(url).exception, CheckpointError)
+    assert "nope://" in str(verify("nope://x").exception)
