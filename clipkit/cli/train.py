@@ -47,8 +47,9 @@ def train(
     status = _run(run_config)
     sys.stdout.flush()
     sys.stderr.flush()
-    if status:
-        os._exit(status)  # what a crash left behind may hang on the way out
+    # The interpreter's own way out aborts where a thread is still in the store, and may hang on
+    # what a crash left behind.
+    os._exit(status)
 
 
 def _run(config: RunConfig) -> int:

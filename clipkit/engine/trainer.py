@@ -77,6 +77,7 @@ def preempted(run: Run) -> Outcome:
     run.watchdog.at("save", run.step)
     run.saver.wait()
     run.status.finish("preempted", step=run.step, exit_status=0)
+    run.saver.close()
     run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
     return "preempted"
 
@@ -88,4 +89,5 @@ def finish(run: Run, *, trained: bool) -> None:
         evaluate(run)
     run.watchdog.at("save", run.step)
     run.saver.wait()
+    run.saver.close()
     report_bad_samples(run)
