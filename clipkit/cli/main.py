@@ -15,6 +15,7 @@ from clipkit.cli import (
     list_parts,
     patch,
     search,
+    status,
     train,
     verify,
 )
