@@ -153,8 +153,9 @@ class AbortWatch:
     def __init__(self, world: World, on_leave: Callable[[int, str], None] | None = None) -> None:
         self._world, self._on_leave = world, on_leave
         self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="clipkit-abort-watch", daemon=True)
         if world.store is not None:
-            threading.Thread(target=self._poll, name="clipkit-abort-watch", daemon=True).start()
+            self._thread.start()
 
     def _announced(self) -> int | None:
         store = self._world.store
@@ -229,3 +230,5 @@ class AbortWatch:
     def close(self) -> None:
         """Stop watching."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)  # it may be in a store that does not answer

@@ -36,7 +36,8 @@ _LAST_WORDS_S = 8.0
 _MARGIN_S = 60.0
 _REPORT_EVERY_S = 600.0
 _WINDOW, _ENOUGH = 20, 5
-_WAITING_IN = (f"{os.sep}torch{os.sep}distributed{os.sep}", f"{os.sep}clipkit{os.sep}dist{os.sep}")
+# where a main thread waits for the others; backward holds DDP's exchange of gradients
+_WAITING_IN = ("/torch/distributed/", "/torch/autograd/graph.py", "/clipkit/dist/")
 
 Tell = Callable[[str, str, dict[str, Any]], None]
 
@@ -68,6 +69,7 @@ class Watchdog:
         self._met: set[str] = set()
         self._mark = (0, 0, "start", time.monotonic(), _FIRST * timeout_s)
         self._main = threading.get_ident()
+        self._threads: list[threading.Thread] = []
         self._stop, self._arming = threading.Event(), threading.Lock()
         self._ending = threading.Lock()  # taken once, by the thread that ends the process
         now, late = time.monotonic(), _FIRST * timeout_s
@@ -81,15 +83,20 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         self._main = threading.get_ident()
+        work = {"clipkit-watchdog": self._watch}
         if self._world.store is not None:
-            threading.Thread(target=self._talk, name="clipkit-beats", daemon=True).start()
-        threading.Thread(target=self._watch, name="clipkit-watchdog", daemon=True).start()
+            work["clipkit-beats"] = self._talk
+        for name, target in work.items():
+            self._threads.append(threading.Thread(target=target, name=name, daemon=True))
+            self._threads[-1].start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._arming:
             self._stop.set()
             faulthandler.cancel_dump_traceback_later()
+        for thread in self._threads:
+            thread.join(1.0)  # one that is in the store may stay there
 
     def at(self, phase: str, step: int) -> None:
         """The main thread is here now; all ranks pass the same marks. Long phases call it often."""

@@ -157,8 +157,8 @@ class RunLog:
             (self.warn if alarm else self.say)(f"step {step}: {text}")
         try:
             problem = self._events.write({**line, **({"alarm": True} if alarm else {}), **values})
-        except (TypeError, ValueError) as error:  # what an extension gave is not JSON
-            problem = f"{EVENTS}: {error}"
+        except Exception as error:  # what an extension gave is not JSON
+            problem = f"{EVENTS}: {type(error).__name__}: {str(error)[:200]}"
         if problem:
             with self._counting:
                 self.num_alarms += 1

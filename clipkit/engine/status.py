@@ -124,7 +124,7 @@ class StatusFile:
             except OSError:  # a full disk; the next one may be written
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
-        except (TypeError, ValueError, RuntimeError):  # what a caller gave is not JSON
+        except (TypeError, ValueError, RecursionError):  # what a caller gave is not JSON
             pass
         finally:
             self._lock.release()

@@ -128,3 +128,77 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log.say("quiet")
     log.close()
     assert not os.listdir(tmp_path)
+
+
+def test_events_are_kept_and_alarms_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RunLog(tmp_path, main=True, progress=False)
+    log.event("saved", 10, files=3)
+    for step in range(7):
+        log.event("skipped", step, f"loss not finite, token={SECRET}", alarm=True)
+    log.close()
+    lines = [json.loads(x) for x in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(x["kind"], x["step"]) for x in lines[:2]] == [("saved", 10), ("skipped", 0)]
+    assert lines[0]["files"] == 3 and "alarm" not in lines[0] and lines[1]["alarm"] is True
+    assert log.num_alarms == 7 and [a["step"] for a in log.last_alarms] == [2, 3, 4, 5, 6]
+    told = capsys.readouterr().err
+    assert told.count("loss not finite") == 7 and "step 10" not in told
+    assert SECRET not in told and SECRET not in (tmp_path / "events.jsonl").read_text()
+
+
+def test_an_event_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RunLog(tmp_path / "none", main=True, progress=False)
+    circle: list[Any] = []
+    circle.append(circle)
+    log.event("odd", 1, "what", value=circle)
+    log.event("odd", 1, "what", value={object(): 1})
+
+    class Gone:
+        @staticmethod
+        def write(_: str) -> None:
+            raise OSError(5, "Input/output error")
+
+        flush = write
+
+    log.console.file = Gone()  # type: ignore[assignment]  (the terminal was closed)
+    log.event("odd", 1, "what", alarm=True)
+    log.tick(1, "loss 1")
+    with log.live(0):
+        log.warn("still here")
+    assert log.num_alarms >= 1
+
+
+def test_metrics_on_a_full_disk_alarm_once_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RunLog(tmp_path, main=True, progress=False)
+    log.begin(0)
+    log.metrics(1, {"train/loss": 1.0})
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if b"train/loss" in data:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clipkit.engine.json_lines.os.write", full)
+        for step in (2, 3, 4):
+            log.metrics(step, {"train/loss": 1.0})
+    log.metrics(5, {"train/loss": 1.0})
+    log.close()
+    steps = [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 5]
+    (event,) = [json.loads(x) for x in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["kind"], event["step"], log.num_alarms) == ("log_failed", 2, 1)
+    assert "No space left" in event["text"]
+
+
+def test_another_rank_may_take_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(tmp_path, main=False)
+    log.event("hang", 1, "unheard")
+    log.take_over()
+    log.event("hang", 2, "rank 0 hangs", alarm=True)
+    (event,) = [json.loads(x) for x in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert event["text"] == "rank 0 hangs" and "rank 0 hangs" in capsys.readouterr().err

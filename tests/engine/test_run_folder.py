@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from clipkit.config.load import load_config
 from clipkit.config.schema import RunConfig
-from clipkit.engine.run_folder import changed_settings, claim, write_config
+from clipkit.engine.run_folder import (
+    changed_settings,
+    claim,
+    is_live,
+    may_write,
+    write_config,
+)
 from clipkit.errors import ConfigError
 from tests.e2e.runs import write_run
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     lock = claim(tmp_path / "run")
-    with pytest.raises(ConfigError, match="another process is training there"):
+    with pytest.raises(
+        ConfigError, match=rf"another process is training there \(pid {os.getpid()}"
+    ):
         claim(tmp_path / "run")
+    assert is_live(tmp_path / "run") and may_write(tmp_path / "run")  # ours
+    (tmp_path / "run" / ".lock").write_text("pid 1 on elsewhere")
+    assert not may_write(tmp_path / "run")
     lock.close()
+    assert not is_live(tmp_path / "run") and may_write(tmp_path / "run")
     claim(tmp_path / "run").close()
+
+
+def test_a_lock_that_a_dead_process_left_is_no_hindrance(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from clipkit.engine.run_folder import claim
+lock = claim(Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    left = (tmp_path / "run" / ".lock").read_text()
+    assert "pid" in left and not is_live(tmp_path / "run")
+    claim(tmp_path / "run").close()
+    assert (tmp_path / "run" / ".lock").read_text() != left
 
 
 def test_a_folder_that_cannot_be_made_is_named() -> None:
