@@ -25,6 +25,8 @@ def main() -> None:
         from clipkit.bench import loader as room  # type: ignore[no-redef]
     elif task["what"].startswith("addons"):
         from clipkit.bench import addons as room  # type: ignore[no-redef]
+    elif task["what"].startswith("checkpoint"):
+        from clipkit.bench import checkpoint as room  # type: ignore[no-redef]
     else:
         from clipkit.bench import step as room  # type: ignore[no-redef]
     print(json.dumps(room.TASKS[task["what"]](task)))

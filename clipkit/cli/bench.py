@@ -1,4 +1,4 @@
-"""`clipkit bench loss|step|addons|retrieval|loader`: cost beside peers, measured in the same run.
+"""`clipkit bench loss|step|addons|checkpoint|retrieval|loader`: cost, beside peers in the same run.
 
 `clipkit bench study` runs rows of commands and compares what they give.
 """
@@ -28,6 +28,11 @@ _STEP_COLUMNS = [
 _ADDON_COLUMNS = [
     "case", "impl", "batch", "held_mb", "extra_mb", "cpu_s", "wall_s", "cpu_ratio_to_plain",
     "wall_ratio_to_plain",
+]  # fmt: skip
+
+_CHECKPOINT_COLUMNS = [
+    "impl", "arch", "batch", "parameters", "mb", "step_s", "blocked_s", "blocked_share_of_step",
+    "step_beside_s", "total_s",
 ]  # fmt: skip
 
 _RETRIEVAL_COLUMNS = [
@@ -108,6 +113,29 @@ def addons(
 
     base = _base(threads, device)
     _collect("addons", bench.rows(base), base, as_json, out, _ADDON_COLUMNS)
+
+
+@app.command("checkpoint")
+def checkpoint(
+    arch: Annotated[str, typer.Option(help="open_clip architecture.")] = "ViT-B-32",
+    batch: Annotated[int, typer.Option(min=2, help="Samples of a step.")] = 16,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write; default: the system's temporary folder.")
+    ] = None,
+    as_json: Json = False,
+    out: Out = Path("runs/bench"),
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Seconds of a step, seconds a save stops the loop, seconds until it is on disk. 3 minutes.
+
+    Background: the loop waits for a copy, a thread writes. Step beside: a step while it does.
+    """
+    from clipkit.bench import checkpoint as bench
+
+    base = _base(threads, device)
+    found = bench.rows(base, arch, batch, str(folder) if folder else None)
+    _collect("checkpoint", found, base, as_json, out, _CHECKPOINT_COLUMNS)
 
 
 @app.command("retrieval")
