@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,8 +194,9 @@ def open_folder(root: str | Path, split: str = "test", kind: str | None = None) 
     if folder.is_dir():
         number = folder / "nshards.txt"
         paths = sorted(folder.glob("*.tar"))
-        if number.is_file() and _text(number).strip().isdigit():
-            paths = [folder / f"{i}.tar" for i in range(int(_text(number)))]
+        if number.is_file() and re.fullmatch(r"[0-9]{1,7}", text := _text(number).strip()):
+            count = int(text)  # one too many is missing, however many more are claimed
+            paths = [folder / f"{i}.tar" for i in range(min(count, len(paths) + 1))]
     else:
         paths = sorted(root.glob(f"{split}-*.tar"))
     missing = [p for p in paths if not p.is_file()]
