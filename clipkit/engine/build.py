@@ -24,6 +24,7 @@ from clipkit.engine.bad_sample_report import forget_after
 from clipkit.engine.build_data import Loader, build_loader
 from clipkit.engine.build_records import build_log, build_saver, build_watchdog
 from clipkit.engine.cautions import bias_note, check_batch_norm, check_compiler, zero3_note
+from clipkit.engine.compile_lock import avoid_dead_locks
 from clipkit.engine.guard import Guard
 from clipkit.engine.preflight import run_folder
 from clipkit.engine.run import Run
@@ -256,6 +257,9 @@ def build_run(config: RunConfig, world: World) -> Run:
     world.barrier()
     log = build_log(config, folder, world)
     status = StatusFile(folder, main=world.is_main, log=log)
+    deepspeed = config.engine.strategy == "deepspeed"
+    if deepspeed and (text := avoid_dead_locks(folder, main=world.is_main)):
+        log.event("compile_lock", 0, text, alarm=True)
     loader = build_loader(config, towers, addons, world)
     for addon in addons:
         addon.check_data(loader.sources if isinstance(loader, IndexedLoader) else [])
@@ -295,9 +299,11 @@ def build_run(config: RunConfig, world: World) -> Run:
     if t.chunk_size != "auto":
         rows = t.global_batch_size // world.world_size
         notes += zero3_note(strategy.stage, rows, t.chunk_size, t.text_chunk_size)
-    for text in [*([warning] if warning else []), *notes, *skipped]:
+    for text in [*([warning] if warning else []), *notes]:
         log.warn(text)
     _begin(run, config, newest)
+    for text in skipped:
+        log.event("passed_over", run.step, text, alarm=True)
     return run
 
 
@@ -305,7 +311,8 @@ def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:
     """Restore, and only when nothing speaks against the resume, write in the run folder."""
     if newest is not None:
         resume(run, newest)
-        run.log.say(f"resumed from {newest}")
+        run.status.update(step=run.step, last_checkpoint=newest.name)
+        run.log.event("resumed", run.step, f"resumed from {newest}")
         for text in changed_settings(run.folder, config):
             run.log.warn(text)
     for text in run.loader.notes:  # a resumed one may have more to say

@@ -22,16 +22,16 @@ def report(run: Run, result: StepResult, pace: Pace, seen: int) -> None:
         f"loss {result.loss:.3f}  lr {lr:.1e}  scale {result.logit_scale:.1f}  {rate:.0f} samples/s"
     )
     costs = pace.metrics()
-    last, bad = run.saver.last, run.loader.bad.before.total + result.bad_samples
+    saved = {"last_checkpoint": run.saver.last.name} if run.saver.last else {}
     run.status.update(
         step=run.step,
         total_steps=run.total_steps,
         samples_per_s=rate,
         data_wait=costs["train/data_wait"],
-        last_checkpoint=last and last.name,
         skipped=run.guard.skipped,
-        bad_samples=bad,
+        bad_samples=run.loader.bad.before.total + result.bad_samples,
         stragglers=run.watchdog.stragglers,
+        **saved,
     )
     run.log.tick(run.step, text if result.applied else f"{text}  SKIPPED")
     if not due(run.log_every, run.step) and result.applied:
