@@ -9,7 +9,17 @@
 
 Kinds: "weight" (fp32), "exp_avg", "exp_avg_sq", "buffer", "addon". A range is one of elements of
 the flattened tensor. Written to a temporary folder and renamed, so a crash leaves whole checkpoints
-only; no pickle anywhere. Lives here: `write.py`, `read.py`, `verify.py` (manifest, newest valid),
-`heads.py` (trained heads beside an export), `files.py` (fsync, atomic text). Imports `contracts`,
-`config`, `dist`, `errors`.
+only; no pickle anywhere. Beside them: `latest` (for people), `.writer` (locked while somebody
+writes or prunes).
+
+A save, from the loop to the disk: `saver.py` (waits for the write before, copies, returns),
+`host_copy.py` (the rank's tensors in host memory, as the file will be), `writer.py` (one try, in a
+thread), `meeting.py` (the ranks' threads agree over the store), `write.py` (parts, manifest,
+rename, what crashes left), `files.py` (every change on disk, one breakable operation each),
+`retention.py` (what stays), `remote.py` (copies elsewhere, and back). Read by `verify.py` (which is
+valid) and `read.py` (any range of any tensor). `heads.py`: trained heads beside an export.
+
+Rules that must hold: at every moment the newest finished checkpoint can be found by its name; only
+what was read and hashed counts when others are removed; no clock decides anything; threads use no
+collectives. Imports `contracts`, `config`, `dist`, `faults`, `errors`.
 """

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypedDict
@@ -84,7 +85,7 @@ def write_file(path: Path, blocks: Iterable[bytes | memoryview]) -> Written:
 
 def write_text(path: Path, text: str) -> None:
     """Write and flush, then replace `path` in one move."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
         write_file(temporary, [text.encode("utf-8")])
         disk.move(temporary, path)

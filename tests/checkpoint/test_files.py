@@ -5,7 +5,14 @@ import hashlib
 import pytest
 
 from clipkit.checkpoint import files
-from clipkit.checkpoint.files import flush, sha256, write_text
+from clipkit.checkpoint.files import (
+    flush,
+    only_writer,
+    remove_tree,
+    sha256,
+    write_file,
+    write_text,
+)
 
 
 def test_write_text_replaces_and_leaves_nothing_beside(tmp_path):
@@ -51,3 +58,66 @@ def test_flush_takes_files_and_folders(tmp_path):
     flush(tmp_path)
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "absent")
+
+
+def test_written_and_hashed_in_one_go(tmp_path):
+    blocks = [b"ab", memoryview(b"cd" * 1000), b""]
+    written = write_file(tmp_path / "a", blocks)
+    data = (tmp_path / "a").read_bytes()
+    assert data == b"ab" + b"cd" * 1000
+    assert written == {"bytes": 2002, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_a_system_that_takes_little_at_a_time():
+    class Slow:
+        taken = b""
+
+        def write(self, block):
+            self.taken += bytes(block[:3])
+            return min(3, len(block))
+
+    slow = Slow()
+    files.Disk().write(slow, b"0123456789")
+    assert slow.taken == b"0123456789"
+
+
+def test_remove_tree_takes_folders_and_links_but_not_what_they_lead_to(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    tree = tmp_path / "tree"
+    (tree / "deep" / "deeper").mkdir(parents=True)
+    (tree / "deep" / "file").touch()
+    (tree / "to file").symlink_to(kept / "file")
+    (tree / "deep" / "to folder").symlink_to(kept)
+    remove_tree(tree)
+    assert not tree.exists() and (kept / "file").exists()
+
+
+def test_one_writer_at_a_time(tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+    with only_writer(folder) as sure:
+        assert sure
+        with pytest.raises(OSError, match="another process is writing"), only_writer(folder):
+            pass
+    with only_writer(folder):
+        pass
+
+    def no_locks(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    with only_writer(folder) as sure:
+        assert not sure
+
+
+def test_the_lock_ends_with_its_process(tmp_path):
+    import os
+
+    child = os.fork()
+    if child == 0:
+        with only_writer(tmp_path):
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    with only_writer(tmp_path) as sure:
+        assert sure
