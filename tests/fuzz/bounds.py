@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from clipkit.data.bad_samples import BadSample
 from clipkit.errors import ClipkitError
 
-CASE_S, CRASH_S = 5, 60  # of one case; the second where only C code could be interrupted
+CPU_S, WAIT_S, CRASH_S = 5, 60, 120  # of one case: computing, waiting, and hanging in C code
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATHS = {"os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.rename": 2, "os.link": 2,
           "os.symlink": 2, "os.truncate": 1, "os.chmod": 1, "shutil.rmtree": 1}  # fmt: skip
@@ -45,8 +45,8 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         path, mode, flags = arguments
         writes = (isinstance(mode, str) and set(mode) & set("wax+")) or (flags or 0) & _WRITES
         paths = (path,) if writes else ()
-    elif event in _PATHS:
-        paths = arguments[: _PATHS[event]]
+    elif event in _PATHS and not any(isinstance(a, int) and a > 2 for a in arguments[-1:]):
+        paths = arguments[: _PATHS[event]]  # relative to an open folder: its rmtree was watched
     for path in paths:
         if isinstance(path, (str, bytes, os.PathLike)) and os.fspath(path) not in ("/dev/null",):
             real = Path(os.path.realpath(os.fsdecode(path)))
@@ -58,17 +58,19 @@ sys.addaudithook(_watch)
 
 
 def _too_long(number: int, frame: object) -> None:
-    raise Hang(f"more than {CASE_S} s")
+    raise Hang(f"more than {CPU_S} s of computing, or {WAIT_S} s of waiting")
 
 
 @contextmanager
 def bounds(folder: Path) -> Iterator[None]:
     """One case: an error of the user or success, within seconds, and writing in `folder` only."""
     global _allowed
-    before = signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(CASE_S)
+    before = {n: signal.signal(n, _too_long) for n in (signal.SIGALRM, signal.SIGPROF)}
+    signal.alarm(WAIT_S)
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)
     faulthandler.dump_traceback_later(CRASH_S, exit=True)
     _allowed = folder.resolve()
+    tempfile.tempdir = str(_allowed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -78,10 +80,12 @@ def bounds(folder: Path) -> Iterator[None]:
         if isinstance(error, ClipkitError):
             assert "\n" not in str(error), str(error)
     finally:
-        _allowed = None
+        _allowed = tempfile.tempdir = None
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def cases(count: int) -> Callable[[Any], Any]:

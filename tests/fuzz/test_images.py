@@ -31,8 +31,8 @@ WHOLE = [
     encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", "L"),
     encoded("JPEG", "CMYK"),
     encoded("PNG"), encoded("PNG", "P"), encoded("PNG", "RGBA"), encoded("PNG", "1"),
-    encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", "L"),
-    encoded("JPEG", "CMYK"),
+    encoded("PNG", "I;16"), encoded("WEBP"), encoded("WEBP", lossless=True),
+    encoded("WEBP", "RGBA"),
     encoded("PNG", save_all=True, append_images=[Image.new("RGB", (SIDE, SIDE))]),
 ]  # fmt: skip
 OTHERS = [encoded(kind) for kind in ("GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "PCX")]
