@@ -54,7 +54,7 @@ def roll_back(run: Run) -> None:
     why = f"{guard.in_a_row} bad batch{'es' * (guard.in_a_row > 1)} in a row ({guard.trouble})"
     run.watchdog.at("rollback", run.step)
     with contextlib.suppress(CheckpointError):  # told when it failed; the ones before it are there
-        run.saver.wait()
+        run.saver.wait(())
     number = last_good(run.folder, run.step - guard.in_a_row) if run.world.is_main else -1
     number = run.world.broadcast_int(number)
     if number < 0:

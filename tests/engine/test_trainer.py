@@ -1,30 +1,18 @@
-"""The loop in one process: due dates, results, bad samples in the metrics."""
+"""The loop in one process: what it leaves, results, bad samples in the metrics."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 import clipkit
-from clipkit.addons.base import AddOn
-from clipkit.addons.ema import ExponentialMovingAverage
-from clipkit.engine.evaluation import refinements
-from clipkit.engine.run import due
 from clipkit.eval.results import read_results
 from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool
+from tests.faults.harness import fit_with_fault
 from tests.fixtures_shards import write_shards
-
-
-def test_due() -> None:
-    assert [s for s in range(1, 7) if due(3, s)] == [3, 6]
-    assert not due(0, 5)
 
 
 def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
@@ -166,45 +154,13 @@ def test_a_run_that_ended_before_its_evaluation_is_judged_on_resume(tmp_path: Pa
     assert results.read_text() == before
 
 
-class Gathering:
-    """A strategy that counts how often parameters are gathered, and knows whether they are."""
-
-    gathered = 0
-    whole = False
-
-    @contextmanager
-    def full_parameters(self) -> Iterator[None]:
-        self.gathered, self.whole = self.gathered + 1, True
-        yield
-        self.whole = False
-
-
-def test_refinements_are_asked_for_with_whole_parameters_and_only_where_there_are_any() -> None:
-    strategy = Gathering()
-
-    class Refines(AddOn):
-        def __init__(self, found: str | None) -> None:
-            self.found = found
-
-        def refinement(self) -> Any:
-            assert strategy.whole
-            return self.found
-
-    run: Any = SimpleNamespace(strategy=strategy, addons=[AddOn(), ExponentialMovingAverage()])
-    assert refinements(run) == [] and strategy.gathered == 0
-    run.addons = [Refines("a"), AddOn(), Refines(None), Refines("b")]
-    assert refinements(run) == ["a", "b"] and strategy.gathered == 1 and not strategy.whole
-
-
-def test_evaluation_during_training_sees_refined_features(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
-    config = write_run(
-        tmp_path,
-        data={"workers": 0},
-        extensions=["tests"],
-        addons=[{"kind": "tests.engine.refining_addon"}],
-    )
-    ranks(1).run(fit_in_pool, str(config), ["train.total_steps=1"])
-    results = json.loads((tmp_path / "runs" / "r" / "results.json").read_text())
-    assert results["classes"]["tie_rate"] == 1.0
-    (stored,) = read_results(tmp_path / "runs" / "r" / "eval")
-    assert stored.data["refinements"] == ["constant"]
+def test_an_evaluation_due_where_a_run_was_stopped_is_made_up_for(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = str(write_run(tmp_path, data={"workers": 0}))
+    brief = ["train.total_steps=6", "eval.every=3", "run.resume=auto"]
+    assert ranks(1).run(fit_with_fault, config, brief, "term@0:2") == ["preempted"]
+    path = tmp_path / "runs" / "r" / "metrics.jsonl"
+    assert "eval/" not in path.read_text(), "the time to save is short"
+    assert ranks(1).run(fit_in_pool, config, brief) == ["done"]
+    lines = [json.loads(x) for x in path.read_text().splitlines()]
+    assert [x["step"] for x in lines if any(k.startswith("eval/") for k in x)] == [3, 6]
+    assert [x["step"] for x in lines if "train/loss" in x] == [1, 2, 3, 4, 5, 6]

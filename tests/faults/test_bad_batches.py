@@ -32,7 +32,7 @@ def checkpoint(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:08d}"
 
 
-@pytest.mark.parametrize("kind", ["nan_loss", "nan_grad"])
+@pytest.mark.parametrize("kind", ["nan_loss", pytest.param("nan_grad", marks=pytest.mark.slow)])
 def test_one_rank_s_nan_is_skipped_by_all_and_changes_nothing(
     kind: str, tmp_path: Path, ranks
 ) -> None:  # type: ignore[no-untyped-def]
@@ -81,6 +81,7 @@ def test_without_a_checkpoint_bad_batches_are_skipped_for_ever(tmp_path: Path, r
     assert [m["train/skipped_total"] for m in metrics(run)] == [0, 1, 2, 3, 4, 5, 6, 7, 7]
 
 
+@pytest.mark.slow
 def test_a_run_that_rolls_back_too_often_ends(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
     config = write_config(tmp_path, guard={"rollbacks": 1, "nonfinite": 2})
     fault = in_a_row("nan_loss", 1, 12, 8)
@@ -102,7 +103,12 @@ SPIKE = ["guard.spike_window=40", "train.total_steps=24", "data.workers=0"]
 
 
 @pytest.mark.parametrize(
-    ("policy", "skipped", "rolled"), [("warn", 0, 0), ("skip", 1, 0), ("rollback", 1, 1)]
+    ("policy", "skipped", "rolled"),
+    [
+        pytest.param("warn", 0, 0, marks=pytest.mark.slow),
+        pytest.param("skip", 1, 0, marks=pytest.mark.slow),
+        ("rollback", 1, 1),
+    ],
 )
 def test_a_loss_ten_times_as_high_is_seen_in_its_own_step(
     policy: str, skipped: int, rolled: int, tmp_path: Path, ranks
@@ -117,6 +123,7 @@ def test_a_loss_ten_times_as_high_is_seen_in_its_own_step(
     assert_exact_coverage(run, 24)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_wrong_the_guard_changes_nothing(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
     config = write_config(tmp_path)
     off = ["guard.spike=off", "guard.nonfinite=1000"]

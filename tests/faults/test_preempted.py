@@ -40,7 +40,7 @@ def fit_signalled_while_saving(world: World, config: str, overrides: list[str], 
         return fit_with_fault(world, config, overrides, fault)
 
 
-@pytest.mark.parametrize("fault", ["term@1:17", "usr1@0:17"])
+@pytest.mark.parametrize("fault", ["term@1:17", pytest.param("usr1@0:17", marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_all_after_its_step(
     fault: str, tmp_path: Path, reference: Reference, ranks
 ) -> None:  # type: ignore[no-untyped-def]
@@ -56,6 +56,7 @@ def test_a_signal_to_one_rank_stops_all_after_its_step(
     assert_same_weights(run, reference.run)
 
 
+@pytest.mark.slow
 def test_signals_during_the_save_change_nothing(
     tmp_path: Path, reference: Reference, ranks
 ) -> None:  # type: ignore[no-untyped-def]

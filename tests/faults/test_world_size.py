@@ -21,10 +21,10 @@ def assert_joins(run: Path, reference: Reference) -> None:
     assert_exact_coverage(run)
 
 
+@pytest.mark.slow
 def test_two_ranks_one_two(tmp_path: Path, reference: Reference, ranks) -> None:  # type: ignore[no-untyped-def]
     overrides = [f"run.dir={tmp_path}", "data.workers=0", "run.resume=auto"]
     for count, fault in ((2, "term@1:13"), (1, "term@0:26"), (2, "")):
-        # the chunks of a rank stay as many samples: the seed of a chunk is its number's
         ranks(count).run(fit_with_fault, str(reference.config), overrides, fault)
     assert_joins(tmp_path / "r", reference)
 
@@ -63,6 +63,7 @@ def test_every_group_has_the_config_s_hyper_parameters_after_a_load(
             assert group["steps"] == [3], "updates that the moments have seen"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["indexed", "streaming"])
 def test_three_uneven_shards_on_two_ranks_end_for_neither(mode: str, tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
     data = {"mode": mode, "workers": 0, "shuffle_buffer": 10}

@@ -1,0 +1,61 @@
+"""Evaluation in training: features refined by add-ons, with whole parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from clipkit.addons.base import AddOn
+from clipkit.addons.ema import ExponentialMovingAverage
+from clipkit.engine.evaluation import refinements
+from clipkit.eval.results import read_results
+from tests.e2e.runs import write_run
+from tests.engine.inprocess import fit_in_pool
+
+
+class Gathering:
+    """A strategy that counts how often parameters are gathered, and knows whether they are."""
+
+    gathered = 0
+    whole = False
+
+    @contextmanager
+    def full_parameters(self) -> Iterator[None]:
+        self.gathered, self.whole = self.gathered + 1, True
+        yield
+        self.whole = False
+
+
+def test_refinements_are_asked_for_with_whole_parameters_and_only_where_there_are_any() -> None:
+    strategy = Gathering()
+
+    class Refines(AddOn):
+        def __init__(self, found: str | None) -> None:
+            self.found = found
+
+        def refinement(self) -> Any:
+            assert strategy.whole
+            return self.found
+
+    run: Any = SimpleNamespace(strategy=strategy, addons=[AddOn(), ExponentialMovingAverage()])
+    assert refinements(run) == [] and strategy.gathered == 0
+    run.addons = [Refines("a"), AddOn(), Refines(None), Refines("b")]
+    assert refinements(run) == ["a", "b"] and strategy.gathered == 1 and not strategy.whole
+
+
+def test_evaluation_during_training_sees_refined_features(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    config = write_run(
+        tmp_path,
+        data={"workers": 0},
+        extensions=["tests"],
+        addons=[{"kind": "tests.engine.refining_addon"}],
+    )
+    ranks(1).run(fit_in_pool, str(config), ["train.total_steps=1"])
+    results = json.loads((tmp_path / "runs" / "r" / "results.json").read_text())
+    assert results["classes"]["tie_rate"] == 1.0
+    (stored,) = read_results(tmp_path / "runs" / "r" / "eval")
+    assert stored.data["refinements"] == ["constant"]
