@@ -68,6 +68,12 @@ def files() -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For files that another machine has written a moment ago."""
+    monkeypatch.setattr("clipkit.checkpoint.verify._PAUSES_S", ())
+
+
 def write(root: Path, content: dict[str, bytes], manifest: bytes) -> Path:
     """A run folder with one checkpoint."""
     folder = folder_of_its_own(root) / "checkpoints" / STEP
