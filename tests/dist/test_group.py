@@ -16,11 +16,11 @@ import torch.distributed as dist
 from clipkit.dist import group
 from clipkit.dist.env import RankEnv
 rank = int(sys.argv[1])
-world = group.setup(RankEnv(rank, 2, rank, 2, "127.0.0.1", int(sys.argv[2]), "slurm"), device="cpu", timeout_s=60)
-watch = group.AbortWatch(world)
+world = group.setup(RankEnv(rank, 2, rank, 2, "127.0.0.1", int(sys.argv[2]), "slurm"), device="cpu", timeout_s=120)
+watch = group.AbortWatch(world, on_leave=lambda status, why: print(rank, "leaves:", status, why, flush=True))
 world.barrier()
 if rank == int(sys.argv[3]):
-    watch.announce(7)
+    watch.announce(7, "no shards")
     os._exit(7)
 world.barrier()  # never joined by the other
 """
@@ -40,9 +40,14 @@ def test_a_failing_rank_ends_the_others_with_its_status() -> None:
     for failing in (0, 1):  # rank 0 hosts the store: it must wait for the other to read it
         port = str(21000 + int(time.time() * 10) % 9000 + failing)
         processes = [
-            subprocess.Popen([sys.executable, "-c", _WAITER, str(rank), port, str(failing)]) for rank in (0, 1)
+            subprocess.Popen(
+                [sys.executable, "-c", _WAITER, str(rank), port, str(failing)], stdout=subprocess.PIPE, text=True
+            )
+            for rank in (0, 1)
         ]
-        assert [p.wait(timeout=60) for p in processes] == [7, 7]
+        told = [p.communicate(timeout=120)[0] for p in processes]
+        assert [p.returncode for p in processes] == [7, 7]
+        assert told[1 - failing] == f"{1 - failing} leaves: 7 no shards\n" and told[failing] == ""
 
 
 def test_watch_of_a_single_process_does_nothing() -> None:
