@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,7 @@ from clipkit.dist.group import HANG_KEY, World, aside
 from clipkit.errors import HANG_STATUS
 
 FOLDER = "hang"
+LEFT = "left"  # phase of a rank that is done here
 # first batch and first step build, fill caches and compile; these may always be long
 _FIRST, _LONG = 6.0, {"start": 6.0, "eval": 3.0, "save": 3.0}
 _PERIOD_S = 5.0
@@ -134,6 +136,8 @@ class Watchdog:
                 self._exchange(store, count)
             except (RuntimeError, ValueError, TypeError):  # the store is gone, or does not answer
                 continue
+        with contextlib.suppress(RuntimeError):  # the others may take longer: this is no silence
+            store.set(f"beat/{self._world.rank}", replace(self._own(count + 1), phase=LEFT).dump())
 
     def _exchange(self, store: torch_dist.Store, count: int) -> None:
         own = self._own(count)
@@ -230,6 +234,7 @@ class Watchdog:
         return [
             Seen(own, 0.0, False) if rank == own.rank else self._seen(beat, now - at)
             for rank, (beat, at) in sorted(self._heard.items())
+            if beat.phase != LEFT
         ]
 
     def _seen(self, beat: Beat, silent: float) -> Seen:
@@ -243,7 +248,8 @@ class Watchdog:
             return hung(self._table(), self.timeout_s)
         beat, at = self._heard[0]
         seen = self._seen(beat, time.monotonic() - at)
-        return [seen] if seen.silent > (self.timeout_s if beat.pid else beat.allowed) else []
+        lost = seen.silent > (self.timeout_s if beat.pid else beat.allowed)
+        return [seen] if lost and beat.phase != LEFT else []
 
     def _look_for_stragglers(self, now: float) -> None:
         table = self._table()

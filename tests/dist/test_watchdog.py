@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as torch_dist
 
 from clipkit.dist.beats import Beat
 from clipkit.dist.group import World
@@ -139,6 +140,26 @@ def test_rank_0_is_judged_by_the_others_and_all_by_rank_0(clock: Clock, tmp_path
         assert [s.beat.rank for s in watchdog._judge()] == ([2] if rank == 0 else [])
         clock.now += 3
         assert [s.beat.rank for s in watchdog._judge()][-1:] == named
+
+
+def test_a_rank_that_is_done_is_not_silent(clock: Clock, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        store: Any = object()
+        watchdog = Watchdog(World(rank, 2, rank, store=store), tmp_path, timeout_s=10, tell=silent)
+        for phase, named in (("save", [1 - rank]), ("left", [])):
+            watchdog.at("save", 5)
+            watchdog._heard[1 - rank] = Beat(1 - rank, pid=9, step=5, phase=phase), clock.now
+            clock.now += 15
+            assert [s.beat.rank for s in watchdog._judge()] == named
+
+
+def test_leaving_is_the_last_beat(tmp_path: Path) -> None:
+    store = torch_dist.PrefixStore("clipkit", torch_dist.FileStore(str(tmp_path / "store"), 1))
+    world = World(0, 1, 0, store=store)
+    with Watchdog(world, tmp_path, timeout_s=60, tell=silent) as watchdog:
+        watchdog.at("step", 3)
+    beat = Beat.load(store.get("beat/0"))
+    assert (beat.phase, beat.step, beat.pid) == ("left", 3, os.getpid())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
