@@ -128,13 +128,16 @@ def sweep(root: Path, keep: str, own: str | None = None) -> None:
     Args:
         root: The folder of checkpoints; the caller is its only writer.
         keep: Name of the temporary folder that is being written.
-        own: Remove temporary folders with this in their name only; None: all.
+        own: Remove only temporary folders with this in their name; None: all there is.
     """
     for path in sorted(root.glob(".step_*")):
         dead = ".gone-" in path.name or (".tmp-" in path.name and path.name != keep)
         if dead and (own is None or own in path.name):
             with contextlib.suppress(OSError):
                 files.remove_tree(path)
+    for path in root.glob(".latest.tmp-*") if own is None else ():
+        with contextlib.suppress(OSError):
+            files.disk.remove(path)
     _give_names_back(root)
 
 

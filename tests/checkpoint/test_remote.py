@@ -168,6 +168,30 @@ def test_the_same_step_anew_replaces_its_copy(tmp_path: Path, remote: str) -> No
     assert found is not None and CheckpointReader(found).names("buffer") == ["count"]
 
 
+def test_a_copy_counts_only_when_all_of_it_is_new(tmp_path: Path, remote: str) -> None:
+    folder = write_run(tmp_path / "r", 1)
+    there = RemoteFolder(run_url(remote, tmp_path / "r"))
+    there.upload(folder)
+    assert verify_remote(there, 1) == 4
+    put, names = there._fs.put_file, []
+
+    def breaks(local: str, far: str, **options: Any) -> None:
+        names.append(Path(local).name)
+        if len(names) == 2:
+            raise ConnectionError("gone")
+        put(local, far, **options)
+
+    there._fs.put_file = breaks
+    try:
+        with pytest.raises(ConnectionError):
+            there.upload(folder)
+        assert there.manifest(1) is None and there.steps() == [1]
+        there.upload(folder)
+    finally:
+        del there._fs.put_file
+    assert names[-1] == "manifest.json" and verify_remote(there, 1) == 4
+
+
 def test_urls(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="checkpoint.remote=nope://x"):
         RemoteFolder("nope://user:secret@x")

@@ -176,6 +176,7 @@ def test_sweep_takes_the_dead_and_leaves_the_living(tmp_path: Path) -> None:
     for name in there:
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "file").touch()
+    (tmp_path / ".latest.tmp-1-2").touch()
     write.sweep(tmp_path, ".step_00000003.tmp-mine-1")
     assert names(tmp_path) == [
         ".hidden", ".step_00000003.tmp-mine-1", "step_00000004", "step_00000005",

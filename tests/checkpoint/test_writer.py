@@ -14,6 +14,7 @@ from clipkit.checkpoint.verify import list_checkpoints, step_of
 from clipkit.checkpoint.writer import Job, Writer
 from clipkit.dist.group import World
 from tests.checkpoint.crashing import CrashingDisk, on
+from tests.fixtures_checkpoint import write_run
 
 TEXTS = {"state.json": "{}", "open_clip_config.json": "{}"}
 
@@ -44,15 +45,15 @@ def test_all_know_before_pruning_begins(tmp_path: Path, copy: HostCopy) -> None:
 
 def test_a_failed_try_is_announced_and_prunes_nothing(tmp_path: Path, copy: HostCopy) -> None:
     told: list[tuple[str, str, dict[str, Any]]] = []
+    for step in (1, 2):
+        write_run(tmp_path, step)
     writer = Writer(tmp_path, World(), Retention(1), {}, lambda *words: told.append(words))
-    for number, step in enumerate((1, 2)):
-        writer.write(Job(step, number, TEXTS, 0.0), copy)
     with on(CrashingDisk(full_from=1, full_for=99)):
-        writer.write(Job(3, 2, TEXTS, 0.0), copy)
-    assert writer.meeting.outcome(2) == "rank 0: No space left on device"
-    assert told[-1][0] == "save_failed" and told[-1][2]["step"] == 3
-    assert [step_of(p) for p in list_checkpoints(tmp_path)] == [2]
-    assert writer.finished == tmp_path / "checkpoints" / "step_00000002"
+        writer.write(Job(3, 0, TEXTS, 0.0), copy)
+    assert writer.meeting.outcome(0) == "rank 0: No space left on device"
+    assert [kind for kind, _, _ in told] == ["save_failed"] and told[0][2]["step"] == 3
+    assert [step_of(p) for p in list_checkpoints(tmp_path)] == [1, 2]
+    assert writer.finished is None
     assert not list((tmp_path / "checkpoints").glob(".step*"))
 
 
