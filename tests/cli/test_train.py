@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 from clipkit.cli.train import _run
 from clipkit.config.load import load_config
 from clipkit.dist.group import World
+from clipkit.errors import DataError, TrainingError
 from tests.e2e.runs import finish, start, write_run
 
 
@@ -42,6 +44,35 @@ def test_a_killed_loader_worker_is_one_line(monkeypatch: Any, capsys: Any, tmp_p
     assert _run(load_config(write_run(tmp_path), [])) == 3
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and err.startswith("clipkit: a loader worker")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "why"),
+    [
+        (RuntimeError("out of memory"), 1, "RuntimeError: out of memory"),
+        (DataError("no shards"), 3, "no shards"),
+        (TrainingError("rolled back too often"), 5, "rolled back too often"),
+    ],
+)
+def test_however_a_run_ends_its_status_file_says_so(
+    monkeypatch: Any, capsys: Any, tmp_path: Path, error: Exception, status: int, why: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("clipkit.dist.group.setup", lambda *_, **__: World())
+    monkeypatch.setattr("clipkit.engine.build.set_threads", lambda *_: None)
+    monkeypatch.setattr("clipkit.engine.build.build_run", fails)
+    config = load_config(write_run(tmp_path), [])
+    run = tmp_path / "runs" / "r"
+    assert _run(config) == status and not run.exists()  # no run yet, nothing to say of it
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "preempted", "step": 7, "exit_status": 0}')
+    assert _run(config) == status
+    found = json.loads((run / "status.json").read_text())
+    assert (found["state"], found["exit_status"]) == ("failed", status)
+    assert (found["error"], found["step"]) == (why, 7)
+    assert ("Traceback" in capsys.readouterr().err) == (status == 1)
 
 
 @pytest.mark.slow

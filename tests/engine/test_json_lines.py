@@ -55,6 +55,19 @@ def test_a_full_disk_loses_lines_and_nothing_else(
     assert file.write({"step": 5}) is not None  # a second time is told again
 
 
+def test_after_a_failure_the_file_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, file = Disk(monkeypatch), JsonLines(tmp_path / "x.jsonl")
+    file.write({"step": 1})
+    disk.left, disk.error = 0, errno.ESTALE  # what a file server says of files it has forgotten
+    file.write({"step": 2})
+    file.path.unlink()
+    disk.left = float("inf")
+    file.write({"step": 3})
+    assert lines(file.path) == [{"step": 3}]
+
+
 def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr("clipkit.engine.json_lines.os.write", lambda fd, data: write(fd, data[:3]))
