@@ -27,7 +27,9 @@ _BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*----
 _HEADER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
 _URL_USER = re.compile(r"(?<=://)([^/@\s:]*)(?::([^/\s]*))?@")
 _OVERRIDE = re.compile(r"^([\w.-]+)=(.+)$", re.S)
-_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)(=|:\s+|\":\s*\"|':\s*')([^\s&;'\"]+)")
+_NAME = re.compile(r"(?<![\w.-])([\w.-]+)(?:=|:\s+|\":\s*\"|':\s*')")
+_WORD = re.compile(r"[^\s&;'\"]*")
+_SIGNATURES = ("sig", "signature", "x-amz-signature", "x-goog-signature")
 _OPTION = re.compile(r"^--?[\w.-]+$")
 _PLAIN_USERS = ("", "git", "user", "anonymous", "root")
 _PLACES = ("_PATH", "_FILE", "_DIR", "_URL")  # where a secret lies, not the secret
@@ -67,7 +69,7 @@ def _text(value: str, known: list[str]) -> str:
     value = _BLOCK.sub(MASK, value)
     value = _URL_USER.sub(_user, value)
     value = _HEADER.sub(rf"\1 {MASK}", value)
-    value = _ASSIGNMENT.sub(_assigned, value)
+    value = _assignments(value)
     return _VALUE.sub(MASK, value)
 
 
@@ -79,10 +81,16 @@ def _user(match: re.Match[str]) -> str:
     return f"{name}:{MASK}@"
 
 
-def _assigned(match: re.Match[str]) -> str:
-    name, sign, _ = match.groups()
-    secret = _KEY.search(name) or name.lower() in ("sig", "signature", "x-amz-signature")
-    return f"{name}{sign}{MASK}" if secret else match.group()
+def _assignments(value: str) -> str:
+    """`name=secret` and the like anywhere in a text, behind other assignments too."""
+    pieces, done = [], 0
+    for match in _NAME.finditer(value):
+        name = match.group(1)
+        if match.start() >= done and (_KEY.search(name) or name.lower() in _SIGNATURES):
+            pieces += [value[done : match.end()], MASK]
+            found = _WORD.match(value, match.end())
+            done = found.end() if found else match.end()
+    return "".join([*pieces, value[done:]])
 
 
 def _environment() -> list[str]:

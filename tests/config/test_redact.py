@@ -48,6 +48,7 @@ def test_other_values_and_types_stay():
     ("text", "masked"),
     [
         ("s3://b/k?X-Amz-Signature=abcdef&x=1", "s3://b/k?X-Amz-Signature=[redacted]&x=1"),
+        ("remote=s3://a/b?sig=s%2Fe&sv=2", "remote=s3://a/b?sig=[redacted]&sv=2"),
         ("https://a/b?sig=s%2Fe&sv=2", "https://a/b?sig=[redacted]&sv=2"),
         ("https://a/b?access_token=xyz", "https://a/b?access_token=[redacted]"),
         ("https://longtokenvalue@h/x", "https://[redacted]@h/x"),
