@@ -41,12 +41,12 @@ def fit(run: Run) -> Outcome:
                 check_share(run.loader.bad, result.bad_samples, seen, run.world)
                 watch_over(run, result)
                 report(run, result, pace, seen)
-                if owes_evaluation(run) and not result.stop:
-                    evaluate(run)
                 if save_due(run, result):
                     save(run)
                 if result.stop and run.step < run.total_steps:
                     return preempted(run)
+                if owes_evaluation(run):  # after the save: it is long, and a signal may end it
+                    evaluate(run)
         finish(run, trained=run.step > first)
     return "done"
 
