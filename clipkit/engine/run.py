@@ -59,7 +59,7 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     lock: object = None
     auto_chunk: dict[str, int] | None = None
-    evaluated: int = -1
+    evaluated: int = 0
     results: dict[str, dict[str, float]] = field(default_factory=dict)
 
 

@@ -138,13 +138,13 @@ def skip_a_bad_chunk(world: World, kind: str | int, precision: str) -> dict[str,
     return answer
 
 
-def stop_asked_of_one_rank(world: World) -> bool:
-    """Whether this rank stops when the last rank was asked to."""
+def asked_of_one_rank(world: World, asks: Asks) -> list[tuple[bool, bool, int]]:
+    """What this rank learns of nothing, and of what the last rank alone was asked."""
     step = train_step_for(build_strategy(_model("fp32"), world, "torch"), None)
     batch = local_rows(world, tiny_batch(GLOBAL_BATCH))
-    assert not step(batch, 0, 1e-3).stop
-    last = world.rank == world.world_size - 1
-    return step(batch, 1, 1e-3, Asks(stop=last)).stop
+    mine = asks if world.rank == world.world_size - 1 else Asks()
+    results = [step(batch, number, 1e-3, given) for number, given in enumerate((None, mine))]
+    return [(r.stop, r.save, r.bad_samples) for r in results]
 
 
 def overflow_in_the_replay(world: World, kind: str | int) -> dict[str, Any]:

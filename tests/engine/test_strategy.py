@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from clipkit.engine.step import Asks
 from tests.e2e.runs import write_run
 from tests.engine import strategy_cells as cells
 
@@ -72,5 +73,6 @@ def test_infinity_in_the_replay_changes_nothing(kind, ranks) -> None:  # type: i
         assert math.isfinite(found["next"][0])
 
 
-def test_all_ranks_stop_when_one_is_asked_to(ranks) -> None:  # type: ignore[no-untyped-def]
-    assert ranks(2).run(cells.stop_asked_of_one_rank) == [True, True]
+@pytest.mark.parametrize("asks", [Asks(stop=True), Asks(save=True), Asks(bad_samples=3)])
+def test_all_ranks_learn_what_one_was_asked(asks: Asks, ranks) -> None:  # type: ignore[no-untyped-def]
+    assert ranks(2).run(cells.asked_of_one_rank, asks) == [[tuple(Asks()), tuple(asks)]] * 2

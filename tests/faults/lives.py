@@ -10,19 +10,13 @@ from clipkit.engine.build import build_run
 from clipkit.engine.trainer import fit
 
 
-def groups_after_loading(world: World, config: str, overrides: list[str]) -> list[dict[str, Any]]:
-    """Resume, train to the end; hyper-parameters of every group and the steps of its moments."""
+def groups_after_loading(
+    world: World, config: str, overrides: list[str]
+) -> tuple[list[dict[str, Any]], set[int]]:
+    """Resume, train to the end; every group's hyper-parameters, the steps its moments have seen."""
     run = build_run(load_config(config, overrides), world)
     fit(run)
     run.log.close()
-    optimizer = run.strategy.optimizer
-    names = ("lr", "weight_decay", "betas", "eps")
-    return [
-        {name: group[name] for name in names}
-        | {
-            "steps": sorted(
-                {int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]}
-            )
-        }
-        for group in optimizer.param_groups
-    ]
+    optimizer, names = run.strategy.optimizer, ("lr", "weight_decay", "betas", "eps")
+    groups = [{name: group[name] for name in names} for group in optimizer.param_groups]
+    return groups, {int(state["step"]) for state in optimizer.state.values() if state}
