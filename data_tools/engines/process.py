@@ -42,7 +42,8 @@ def _until_broken(tasks: Sequence[Task], waiting: deque[int], workers: int) -> R
             # No more than one task a worker is begun, so that few are suspects.
             while waiting and len(flying) < workers:
                 try:
-                    flying[pool.submit(run_task, tasks[waiting[0]])] = waiting[0]
+                    with _ctrl_c_held():
+                        flying[pool.submit(run_task, tasks[waiting[0]])] = waiting[0]
                 except BrokenProcessPool:
                     if not flying:  # a worker died idle: nobody's fault
                         return []
@@ -77,6 +78,16 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         lifeline.close()
         pool.shutdown(cancel_futures=True)
         watched.close()
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """A process started in this block does not hear Ctrl-C; this one hears it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(watched: Connection) -> None:

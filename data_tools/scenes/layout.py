@@ -50,9 +50,12 @@ def holds(claim: Claim, spots: tuple[Spot, ...]) -> bool:
 def draw_scene(
     pictures: list[Image.Image], spots: tuple[Spot, ...], side: int, rng: random.Random
 ) -> bytes:
-    """Paste the pictures on a background of one random light colour; returns an RGB PNG."""
-    background = tuple(rng.randint(110, 255) for _ in range(3))
-    scene = Image.new("RGB", (side, side), background)
+    """Paste the pictures on a light background; returns an RGB PNG.
+
+    The background is redder to the right and greener to the bottom, so that it can be seen locally
+    where in the picture a thing lies: convolutions and pooling are slow to find out by themselves.
+    """
+    scene = _background(side, rng)
     for picture, spot in zip(pictures, spots, strict=True):
         factor = spot.size * side / max(picture.size)
         width, height = (max(1, round(length * factor)) for length in picture.size)
@@ -62,6 +65,14 @@ def draw_scene(
     buffer = io.BytesIO()
     scene.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _background(side: int, rng: random.Random) -> Image.Image:
+    down = Image.linear_gradient("L").resize((side, side))
+    right = down.transpose(Image.Transpose.TRANSPOSE)
+    low, blue = rng.randint(100, 130), rng.randint(100, 250)
+    red, green = (band.point(lambda value: low + value // 2) for band in (right, down))
+    return Image.merge("RGB", (red, green, Image.new("L", (side, side), blue)))
 
 
 def _offsets(spot: Spot, other: Spot, relation: str) -> tuple[float, float]:

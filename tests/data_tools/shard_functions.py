@@ -57,7 +57,8 @@ def misbehave(shard: str, out: Path, how: dict[str, str]) -> dict[str, Any]:
     if way == "lost":
         return {"outputs": ["nowhere.bin"]}
     time.sleep(0.05)
-    return {"pid": os.getpid()}
+    deaf = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return {"pid": os.getpid(), "deaf to Ctrl-C since it began": deaf}
 
 
 def sleep(shard: str, out: Path, seconds: float) -> dict[str, Any]:

@@ -6,10 +6,13 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.runs import by_hand, train, write_run
 from tests.fixtures_shards import write_shards
 
 
+@pytest.mark.slow
 def test_unreadable_images_end_all_ranks(tmp_path: Path) -> None:
     config = write_run(tmp_path, data={"workers": 0})
     write_shards(tmp_path / "data" / "train", [40, 24, 36], bad=tuple(range(0, 100, 3)))
@@ -33,6 +36,7 @@ def test_unreadable_images_in_a_worker(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_batch_norm_is_refused_with_chunks(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     (tmp_path / "model.json").write_text(

@@ -65,6 +65,7 @@ def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
     assert "stopped by a signal" in err
 
 
+@pytest.mark.slow
 def test_another_data_set_is_refused(tmp_path: Path) -> None:
     config = write_run(tmp_path, train={"total_steps": 2})
     assert train(config)[0] == 0
@@ -77,6 +78,7 @@ def test_another_data_set_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     config = write_run(tmp_path, train={"total_steps": 6}, checkpoint={"every": 3})
     assert train(config)[0] == 0
@@ -89,6 +91,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert "sha256 differs" in err and "step_00000003" in err
 
 
+@pytest.mark.slow
 def test_no_valid_checkpoint_is_no_fresh_start(tmp_path: Path) -> None:
     config = write_run(tmp_path, train={"total_steps": 2})
     assert train(config)[0] == 0

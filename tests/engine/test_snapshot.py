@@ -20,12 +20,17 @@ from tests.tiny_model import tiny_model
 KINDS = ["torch", 0, 1, 2, 3]
 CROSSINGS = [
     ("torch", 2, 1, 1),
-    (0, 2, 3, 2),
-    (1, 2, 2, 1),
-    (2, 1, 3, 2),
-    (3, 2, "torch", 1),
     (3, 2, 1, 2),
-    (1, 1, 0, 2),
+    *(
+        pytest.param(*crossing, marks=pytest.mark.slow)
+        for crossing in [
+            (0, 2, 3, 2),
+            (1, 2, 2, 1),
+            (2, 1, 3, 2),
+            (3, 2, "torch", 1),
+            (1, 1, 0, 2),
+        ]
+    ),
 ]
 
 

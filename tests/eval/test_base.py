@@ -57,6 +57,7 @@ def write_all_types(root):
     (root / "more.yaml").write_text(json.dumps(tasks))
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_kind_has_an_interval_and_a_count(tmp_path):
     write_all_types(tmp_path)
     jobs, _ = plan(find_sets(tmp_path), ["*", str(tmp_path / "more.yaml")])

@@ -56,6 +56,7 @@ def test_a_random_model_is_at_chance(root, seed):
         assert low <= chance <= high, (kind, metric, found[kind].metrics[metric])
 
 
+@pytest.mark.slow
 def test_shards_and_ranks_change_no_digit(root, tmp_path_factory, ranks):
     other = write_noise_sets(tmp_path_factory.mktemp("shuffled"), N, shuffled=True)
     tasks = [*TASKS, "modality_gap", "calibration"]

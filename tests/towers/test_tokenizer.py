@@ -90,6 +90,7 @@ def test_hugging_face_settings_are_passed_on(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_model_config_cannot_ask_for_remote_code() -> None:
     text_cfg = {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}}
     with pytest.raises(ConfigError, match="'trust_remote_code' is not allowed"):

@@ -40,11 +40,8 @@ class StudyRun:
 
     @property
     def command(self) -> str:
-        """The line that runs the study; {data} comes from --data or CLIPKIT_DATA."""
-        words = ["clipkit", "bench", "study", str(self.file)]
-        if self.places.out != default_out(self.file):
-            words += ["--out", str(self.places.out)]
-        return shlex.join(words)
+        """The line that runs the study anywhere; {data} comes from --data or CLIPKIT_DATA."""
+        return shlex.join(["clipkit", "bench", "study", str(self.file)])
 
     def chains(self, rows: Sequence[str] | None, seeds: Sequence[str] | None) -> list[Chain]:
         """The commands of the named rows and seeds; None: of all.

@@ -58,6 +58,7 @@ def curves_of_a_rank(world: World) -> dict[str, float]:
     return gap_curves(features_of(*sides(), world=world), Kernel(mask_duplicates=True))
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_curves_of_one(ranks) -> None:  # type: ignore[no-untyped-def]
     one = curves_of_a_rank(World())
     first, second = ranks(2).run(curves_of_a_rank)

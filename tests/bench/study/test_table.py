@@ -26,7 +26,7 @@ def test_page_and_lines(study_file, ran, tmp_path) -> None:
     assert row in page
     assert "| plain (2 seeds) | 0.375 | 0.250 | 0.500 |  |" in page
     assert "clipkit train {here}/plain.yaml run.seed={seed}" in page
-    assert f"`clipkit bench study {path} --out {tmp_path}/out` runs all of it" in page
+    assert f"`clipkit bench study {path}` runs all of it" in page
     assert "it does not cover seeds" in page
     line = json.loads(_lines(tmp_path)[1])
     assert (line["study"], line["row"], line["mean"]) == ("tiny", "tuned", 0.75)
@@ -39,7 +39,7 @@ def _lines(tmp_path) -> list[str]:
     return (tmp_path / "kept/tiny.jsonl").read_text().splitlines()
 
 
-def test_rows_of_three_seeds_are_not_marked_and_the_usual_folder_is_not_named(study_file) -> None:
+def test_rows_of_three_seeds_are_not_marked_and_no_folder_of_ours_is_named(study_file) -> None:
     study = load_study(study_file(seeds=[0, 1, 2]))
     gap = Gap(0.1, None, "items", {0: 0.1, 1: 0.1})
     seeds = {0: 0.5, 1: 0.5, 2: 0.5}
@@ -47,5 +47,5 @@ def test_rows_of_three_seeds_are_not_marked_and_the_usual_folder_is_not_named(st
     cells.append(Cell("accuracy", "", "tuned", "higher", 4, 0.6, seeds, {"plain": gap}))
     page = markdown(study, "clipkit bench study a/b.yaml", cells, {})
     assert "| plain | 0.500" in page and "(2 seeds)" not in page
-    usual = StudyRun(study, Path("a/b.yaml"), Path("runs/studies/b"))
+    usual = StudyRun(study, Path("a/b.yaml"), Path("/somewhere/else"))
     assert usual.command == "clipkit bench study a/b.yaml"

@@ -32,6 +32,8 @@ def test_a_dead_worker_breaks_only_its_shard(tmp_path: Path) -> None:
     assert [result is not None for result in report.results] == [n not in how for n in "abcdefg"]
     assert [Path(shard).name for shard, _ in report.failures] == ["b", "e", "g"]
     assert all("worker process died" in reason for _, reason in report.failures[:2])
+    assert all(result["deaf to Ctrl-C since it began"] for result in report.done)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     pids = {result["pid"] for result in report.done}
     assert os.getpid() not in pids and not any(alive(pid) for pid in pids)
 
