@@ -149,7 +149,7 @@ def build_hard_batches(config: RunConfig, sources: Sequence[Source]) -> HardBatc
         return None
     try:
         neighbours = np.load(h.neighbours, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # on hostile headers numpy's parser raises a dozen kinds
         raise DataError(
             f"data.hard_batches.neighbours: '{h.neighbours}' cannot be read as .npy: {error}"
         ) from None

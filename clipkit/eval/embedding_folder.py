@@ -136,7 +136,7 @@ class EmbeddingFolder:
         try:
             # an empty file cannot be mapped
             found = np.load(path, mmap_mode="r" if shape[0] else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # on hostile headers numpy's parser raises a dozen kinds
             raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
         if found.shape != shape or found.dtype.kind != "f":
             raise DataError(f"{path}: holds {found.dtype} {found.shape}, not float {shape}")
