@@ -64,7 +64,7 @@ def parse(text: str) -> tuple[Fault, ...]:
 
 
 def asked(kind: str, rank: int, step: int) -> str | None:
-    """The argument of this fault on this rank in this step ("" without one); None: not asked for."""
+    """The argument of this fault on this rank in this step, "" without one; None: not asked for."""
     text = os.environ.get(VARIABLE)
     if not text:
         return None

@@ -23,7 +23,13 @@ from clipkit.dist.group import World
 from clipkit.engine.bad_sample_report import forget_after
 from clipkit.engine.build_data import Loader, build_loader
 from clipkit.engine.build_records import build_log, build_saver, build_watchdog
-from clipkit.engine.cautions import bias_note, check_batch_norm, check_compiler, zero3_note
+from clipkit.engine.cautions import (
+    bias_note,
+    check_auto_chunk,
+    check_batch_norm,
+    check_compiler,
+    zero3_note,
+)
 from clipkit.engine.compile_lock import avoid_dead_locks
 from clipkit.engine.guard import Guard
 from clipkit.engine.preflight import run_folder
@@ -241,13 +247,9 @@ def build_run(config: RunConfig, world: World) -> Run:
         ClipkitError: The config does not fit the model, the data or the checkpoint.
     """
     check_compiler(config, world)
-    if config.train.chunk_size == "auto" and world.device.type != "cuda":
-        raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
+    check_auto_chunk(config, world)
     folder = run_folder(config)
-    newest: Path | None = None
-    skipped: list[str] = []
-    if config.run.resume == "auto":
-        newest, skipped = pick_checkpoint(folder, world, config.checkpoint.remote)
+    newest, notes = _pick(config, folder, world)
     addons, losses = build_addons(config), build_losses(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)
@@ -257,8 +259,8 @@ def build_run(config: RunConfig, world: World) -> Run:
     world.barrier()
     log = build_log(config, folder, world)
     status = StatusFile(folder, main=world.is_main, log=log)
-    deepspeed = config.engine.strategy == "deepspeed"
-    if deepspeed and (text := avoid_dead_locks(folder, main=world.is_main)):
+    wary = config.engine.strategy == "deepspeed"
+    if wary and (text := avoid_dead_locks(folder, main=world.is_main)):
         log.event("compile_lock", 0, text, alarm=True)
     loader = build_loader(config, towers, addons, world)
     for addon in addons:
@@ -295,16 +297,30 @@ def build_run(config: RunConfig, world: World) -> Run:
         watchdog=build_watchdog(config, folder, world, log, status),
         lock=lock,
     )
-    notes = bias_note(model, losses)
-    if t.chunk_size != "auto":
-        rows = t.global_batch_size // world.world_size
-        notes += zero3_note(strategy.stage, rows, t.chunk_size, t.text_chunk_size)
-    for text in [*([warning] if warning else []), *notes]:
+    for text in [*([warning] if warning else []), *_notes(config, run, model, losses)]:
         log.warn(text)
     _begin(run, config, newest)
-    for text in skipped:
+    for text in notes:
         log.event("passed_over", run.step, text, alarm=True)
     return run
+
+
+def _pick(config: RunConfig, folder: Path, world: World) -> tuple[Path | None, list[str]]:
+    """Where to go on from, with run.resume=auto, and what to say about it."""
+    if config.run.resume != "auto":
+        return None, []
+    return pick_checkpoint(folder, world, config.checkpoint.remote)
+
+
+def _notes(
+    config: RunConfig, run: Run, model: DualEncoder, losses: list[tuple[nn.Module, float]]
+) -> list[str]:
+    """What is allowed but probably not meant."""
+    t, notes = config.train, bias_note(model, losses)
+    if t.chunk_size != "auto":
+        rows = t.global_batch_size // run.world.world_size
+        notes += zero3_note(run.strategy.stage, rows, t.chunk_size, t.text_chunk_size)
+    return notes
 
 
 def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:

@@ -40,6 +40,16 @@ def check_batch_norm(model: nn.Module, config: RunConfig, world_size: int) -> st
     )
 
 
+def check_auto_chunk(config: RunConfig, world: World) -> None:
+    """A chunk size can be measured where memory is the GPU's.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if config.train.chunk_size == "auto" and world.device.type != "cuda":
+        raise ConfigError("train.chunk_size=auto measures GPU memory; on the CPU give a number")
+
+
 def bias_note(model: DualEncoder, losses: list[tuple[nn.Module, float]]) -> list[str]:
     """A sigmoid loss on a model without a bias starts far off."""
     wanting = [type(x).__name__ for x, _ in losses if getattr(x, "wants_logit_bias", False)]

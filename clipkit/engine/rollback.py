@@ -45,7 +45,8 @@ def watch_over(run: Run, result: StepResult) -> None:
 def roll_back(run: Run) -> None:
     """Take the newest valid checkpoint from before the trouble, and save at once.
 
-    Where there is none, training goes on without the bad batches.
+    Where there is none, training goes on without the bad batches; that counts as a roll-back too, so
+    a run that is never finite ends.
 
     Raises:
         TrainingError: The guard's roll-backs are used up.
@@ -57,18 +58,18 @@ def roll_back(run: Run) -> None:
         run.saver.wait(())
     number = last_good(run.folder, run.step - guard.in_a_row) if run.world.is_main else -1
     number = run.world.broadcast_int(number)
-    if number < 0:
-        text = f"{why}, and no valid checkpoint to roll back to; they are skipped"
-        run.log.event("no_rollback", run.step, text, alarm=True)
-        return
     if guard.exhausted:
         raise TrainingError(
             f"{run.folder}: {why} at step {run.step}, after {guard.done} roll-backs; look at the "
             f"data, lower optim.lr, or raise guard.rollbacks and go on with run.resume=auto"
         )
+    guard.rolled_back()
+    if number < 0:
+        text = f"{why}, and no valid checkpoint to roll back to; they are skipped"
+        run.log.event("no_rollback", run.step, text, alarm=True)
+        return
     folder = checkpoint_folder(run.folder, number)
     restore(folder, run.strategy, run.addons)
-    guard.rolled_back()
     text = f"{why}; weights of {folder.name}, the data in between is passed over"
     run.log.event("rolled_back", run.step, text, alarm=True, checkpoint=folder.name)
     save(run)

@@ -12,6 +12,8 @@ def fit_in_pool(world: World, config: str, overrides: list[str]) -> str:
     """Build and fit; returns the outcome."""
     run = build_run(load_config(config, overrides), world)
     try:
-        return fit(run)
+        outcome = fit(run)
+        run.status.finish(outcome)
+        return outcome
     finally:
         run.log.close()

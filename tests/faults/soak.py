@@ -1,4 +1,4 @@
-"""python -m tests.faults.soak [--seed 0]: a thousand crash points and 45 real faults, at most an hour.
+"""python -m tests.faults.soak [--seed 0]: a thousand crash points, 45 real faults, at most an hour.
 
 (a) the save and resume protocol in one process, (b) two gloo processes with engine.strategy=torch,
 (c) the same under DeepSpeed, (d) over damaged shards, against a faultless run over the same shards.
@@ -41,7 +41,12 @@ def processes(
     report = soak_processes.soak(
         folder, seed=seed, faults=faults, strategy=strategy, tell=console.print, **data
     )
-    return {**report.faults, "lives": report.lives, "steps": report.steps, "seconds": round(report.seconds)}
+    return {
+        **report.faults,
+        "lives": report.lives,
+        "steps": report.steps,
+        "seconds": round(report.seconds),
+    }
 
 
 def main() -> None:

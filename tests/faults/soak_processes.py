@@ -22,6 +22,7 @@ from tests.faults.harness import (
     history,
     life,
     sample_ids,
+    status,
     write_config,
 )
 
@@ -55,17 +56,15 @@ def config_of(folder: Path, steps: int, strategy: str, **data: Any) -> Path:
     )
 
 
-def draw(rng: random.Random, newest: int, steps: int, kinds: tuple[str, ...]) -> tuple[str, str]:
+def draw(rng: random.Random, newest: int, kinds: tuple[str, ...]) -> tuple[str, str]:
     """(kind, CLIPKIT_FAULT) of a life that begins after step `newest`."""
-    kind = rng.choice(kinds)
-    step = min(newest + rng.randint(1, 2 * EVERY), steps - 1)
-    rank = rng.randrange(2)
+    kind, rank, step = rng.choice(kinds), rng.randrange(2), newest + rng.randint(1, 2 * EVERY)
+    saved = EVERY * (newest // EVERY + 1)
     if kind == "save":  # at a save that comes, on rank 0, which does the last moves
-        step = min(EVERY * (newest // EVERY + 1), steps)
-        return kind, f"save@0:{step}:{rng.choice(POINTS)}"
+        points = POINTS if newest >= 2 * EVERY else [x for x in POINTS if x != "prune"]
+        return kind, f"save@0:{saved}:{rng.choice(points)}"
     if kind == "disk_full":  # and an end, so that the next life finds what it left
-        full = EVERY * (newest // EVERY + 1)
-        return kind, f"disk_full@{rank}:{full},kill@{rank}:{min(full + 3, steps - 1)}"
+        return kind, f"disk_full@{rank}:{saved},kill@{rank}:{saved + 3}"
     return kind, f"{kind}@{rank}:{step}"
 
 
@@ -85,29 +84,22 @@ def soak(
         AssertionError: The surviving history or weights differ from the reference's.
     """
     rng, report, begin = random.Random(seed), Report(), time.monotonic()
-    steps = EVERY * faults
+    steps = 2 * EVERY * (faults + 1)  # none brings a run further than two saves
     config = config_of(folder, steps, strategy, **data)
     answer = life(config, "run.name=reference", timeout=600)
     assert answer.status == 0, answer.err
     run = folder / "runs" / "faulty"
-    while True:
+    for number in range(faults + 1):
         newest = newest_valid(run)[0]
         done = step_of(newest) if newest else 0
-        left = faults - sum(report.faults.values())
-        if done >= steps and not left:
-            break
-        kind, fault = draw(rng, min(done, steps - 1), steps, kinds) if left > 0 else ("", "")
-        options = ["run.name=faulty", "run.resume=auto"]
-        answer = life(config, *options, fault=fault, timeout=600)
+        kind, fault = draw(rng, done, kinds) if number < faults else ("none", "")
+        answer = life(config, "run.name=faulty", "run.resume=auto", fault=fault, timeout=600)
+        ended = f"{status(run)['state']} ({answer.status}) after {answer.seconds:.0f} s"
+        tell(f"{number}: from step {done}, {fault or kind}: {ended}")
+        struck = answer.status != 0 or status(run)["state"] == "preempted"
+        assert struck == bool(fault), answer.err
         report.lives += 1
-        if left > 0:
-            report.faults[kind] += 1
-        tell(
-            f"life {report.lives}: {fault or 'no fault'} -> status {answer.status}, {answer.seconds:.0f} s"
-        )
-        if not fault:
-            assert answer.status == 0, answer.err
-            break
+        report.faults.update([kind] * bool(fault))
     report.steps, report.seconds = steps, time.monotonic() - begin
     compare(folder / "runs", steps, data)
     return report

@@ -71,14 +71,17 @@ def test_after_three_in_a_row_the_weights_go_back_and_the_data_go_on(tmp_path: P
     assert_same_weights(tmp_path / "runs" / "stopped", straight)
 
 
-def test_without_a_checkpoint_bad_batches_are_skipped_for_ever(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+def test_without_a_checkpoint_bad_batches_are_skipped_up_to_a_limit(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
     config = write_config(tmp_path)
-    overrides = [*BRIEF, "train.total_steps=9", "guard.rollbacks=1"]
+    overrides = [*BRIEF, "train.total_steps=9", "guard.rollbacks=2"]
     ranks(2).run(fit_with_fault, str(config), overrides, in_a_row("nan_loss", 0, 1, 7))
     run = tmp_path / "runs" / "r"
     assert [e["step"] for e in events(run, "no_rollback")] == [4, 7]
     assert not events(run, "rolled_back")
     assert [m["train/skipped_total"] for m in metrics(run)] == [0, 1, 2, 3, 4, 5, 6, 7, 7]
+    overrides = [*overrides, "run.name=never_finite"]
+    with pytest.raises(AssertionError, match="3 bad batches in a row .* after 2 roll-backs"):
+        ranks(2).run(fit_with_fault, str(config), overrides, in_a_row("nan_loss", 0, 0, 9))
 
 
 @pytest.mark.slow
