@@ -45,7 +45,7 @@ def watch_over(run: Run, result: StepResult) -> None:
 def roll_back(run: Run) -> None:
     """Take the newest valid checkpoint from before the trouble, and save at once.
 
-    Where there is none, training goes on without the bad batches; that counts as a roll-back too, so
+    Where there is none, training goes on without the bad batches; that counts as a roll-back, so
     a run that is never finite ends.
 
     Raises:
