@@ -72,7 +72,10 @@ def test_without_one_the_batches_are_skipped_and_it_is_told(run: Any) -> None:
     for _ in range(2):
         bad_batch(run)
     assert run.done == ["wait"] and run.told[-1] == ("no_rollback", 20)
-    assert run.guard.done == 0
+    with pytest.raises(TrainingError, match="after 2 roll-backs"):
+        for _ in range(4):
+            bad_batch(run)
+    assert run.done == ["wait"] * 3
 
 
 def test_a_save_that_failed_leaves_the_ones_before(run: Any) -> None:
