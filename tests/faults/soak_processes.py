@@ -83,7 +83,8 @@ def soak(
     Raises:
         AssertionError: The surviving history or weights differ from the reference's.
     """
-    rng, report, begin = random.Random(seed), Report(), time.monotonic()
+    # a string: the same draws in every process
+    rng, report, begin = random.Random(f"{seed} {folder.name}"), Report(), time.monotonic()
     steps = 2 * EVERY * (faults + 1)  # none brings a run further than two saves
     config = config_of(folder, steps, strategy, **data)
     answer = life(config, "run.name=reference", timeout=600)
