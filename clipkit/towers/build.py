@@ -81,6 +81,7 @@ def build_towers(
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip warns that the weights are random; they should be
     try:
+        _refuse_foreign_code(config["model_cfg"]["text_cfg"].get("hf_model_name"))
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
             clip = open_clip.create_model(
@@ -105,6 +106,19 @@ def build_towers(
     return Towers(
         clip, config, image_transform_v2(full, is_train=False), build_tokenizer(config["model_cfg"])
     )
+
+
+def _refuse_foreign_code(hf_model_name: str | None) -> None:
+    """Raises ValueError where transformers would ask whether to run code of a model's folder.
+
+    open_clip leaves it to ask, and a foreign config must not come to run code by a "y".
+    """
+    if hf_model_name:
+        from transformers import MODEL_MAPPING, AutoConfig
+
+        config = AutoConfig.from_pretrained(hf_model_name, trust_remote_code=False)
+        if type(config) not in MODEL_MAPPING:
+            raise ValueError(f"'{hf_model_name}' is no text model that transformers itself knows")
 
 
 def load_pretrained(clip: nn.Module, path: str) -> None:
