@@ -15,8 +15,8 @@ from clipkit.engine.json_lines import last_lines
 from clipkit.engine.log import METRICS
 from clipkit.engine.run_folder import is_live
 from clipkit.engine.status import STATUS, State, read_status
-from clipkit.eval.plain_text import printable
 from clipkit.errors import ConfigError
+from clipkit.eval.plain_text import printable
 
 _FAR_S = 600.0  # a lock on another machine may be out of sight; its status file is not
 _NEWS_S = 3600.0

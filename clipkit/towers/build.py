@@ -178,9 +178,9 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
         CheckpointError: A key or shape differs; names the first.
     """
     own = clip.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_weight, state, state.values())):
         raise CheckpointError(
-            f"{where} holds no state dict of tensors; save the model's state_dict()"
+            f"{where} holds no state dict of dense tensors; save the model's state_dict()"
         )
     clean = {k.removeprefix("module."): v for k, v in state.items()}
     for name in ("logit_scale", "logit_bias"):
@@ -200,6 +200,11 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
             f"{where} holds another architecture: '{wrong}' is {shapes}; check model.arch"
         )
     clip.load_state_dict(clean)
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return isinstance(name, str) and dense and not (value.is_quantized or value.is_complex())
 
 
 def lock_towers(
