@@ -18,8 +18,10 @@ MODULES = {
 NEVER = {  # by the name it is imported from, however it is called here; a "*" ends a prefix
     "eval", "exec", "compile", "__import__", "builtins.*", "importlib.import_module", "os.system",
     "os.popen", "os.exec*", "os.spawn*", "os.posix_spawn*", "subprocess.getoutput",
-    "subprocess.getstatusoutput", "asyncio.create_subprocess_shell", "multiprocessing.connection.Client",
-    "shutil.unpack_archive", "tempfile.mktemp", "xml.*.parse", "xml.*.fromstring", "yaml.Loader", "yaml.UnsafeLoader",
+    "subprocess.getstatusoutput", "asyncio.create_subprocess_shell",
+    "multiprocessing.connection.Client",
+    "shutil.unpack_archive", "tempfile.mktemp", "xml.*.parse", "xml.*.fromstring",
+    "yaml.Loader", "yaml.UnsafeLoader",
     "yaml.FullLoader", "yaml.unsafe_load*", "yaml.full_load*", "yaml.load_all", "torch.jit.load",
     "torch.hub.*", "torch.package.*", "torch.serialization.*", "torch.export.load",
     "torch.distributed.broadcast_object_list", "torch.distributed.*_object*", "numpy.fromregex",

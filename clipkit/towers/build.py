@@ -18,6 +18,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
 from clipkit.config.parts import suggest
+from clipkit.config.versions import check_versions
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.towers.arch import check_model_cfg
 from clipkit.towers.tokenizer import build_tokenizer
@@ -135,7 +136,10 @@ def load_pretrained(clip: nn.Module, path: str) -> None:
         if file.suffix == ".safetensors":
             state = safetensors.torch.load_file(file)
         else:
+            check_versions()  # some could be made to run code even so
             state = torch.load(file, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
     except Exception as error:  # damaged zip, pickle and safetensors files raise a dozen kinds
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"model.pretrained: {path} cannot be read: {reason}") from None
