@@ -61,11 +61,10 @@ class CheckpointReader:
         entry = self._entry(kind, name)
         stop = int(torch.Size(entry["shape"]).numel()) if stop is None else stop
         out: Tensor | None = None
-        for piece in entry["slices"]:
+        pieces = [p for p in entry["slices"] if p["start"] < stop and start < p["stop"]]
+        for piece, stored in [(p, self._stored(p)) for p in pieces]:  # all there, then room is made
             low, high = max(start, piece["start"]), min(stop, piece["stop"])
-            if low >= high:
-                continue
-            part = self._slice(piece, low - piece["start"], high - piece["start"])
+            part = stored[low - piece["start"] : high - piece["start"]]
             if out is None:
                 out = torch.empty(stop - start, dtype=part.dtype)
             out[low - start : high - start] = part
@@ -97,12 +96,16 @@ class CheckpointReader:
                 f"{self.folder} has no {kind} '{name}'; it belongs to another model"
             ) from None
 
-    def _slice(self, piece: dict[str, Any], start: int, stop: int) -> Tensor:
+    def _stored(self, piece: dict[str, Any]) -> Any:
+        """A slice as its file holds it, not yet read."""
         name = piece["file"]
         try:
             if name not in self._files:
                 self._files[name] = safe_open(self.folder / name, framework="pt")
-            return self._files[name].get_slice(piece["key"])[start:stop]
+            stored = self._files[name].get_slice(piece["key"])
+            if stored.get_shape() != [piece["stop"] - piece["start"]]:
+                raise SafetensorError(f"'{piece['key'][:80]}' is not of the length in index.json")
+            return stored
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder / name}: cannot be read: {error}") from None
 
@@ -114,6 +117,11 @@ def _check_index(index: dict[str, Any], files: set[str]) -> None:
         ValueError, TypeError, KeyError: What is wrong.
     """
     for tensor, entry in index.items():
+        places = [n for p in entry["slices"] for n in (p["start"], p["stop"])]
+        if not isinstance(entry["shape"], list) or any(
+            type(n) is not int or not 0 <= n < 1 << 48 for n in (*entry["shape"], *places)
+        ):
+            raise ValueError(f"shape and slices of '{tensor[:80]}' are no lengths")
         end = 0
         for piece in entry["slices"]:
             if piece["file"] not in files:

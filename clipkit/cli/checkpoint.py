@@ -26,15 +26,17 @@ def ls(run: RunFolder) -> None:
     Every file is read and compared with its manifest. The rules are those of the run's config.yaml.
     """
     from rich.table import Table
+    from rich.text import Text
 
     from clipkit.checkpoint.retention import is_valid, read_scores
     from clipkit.checkpoint.verify import step_of
     from clipkit.cli.console import table_console
+    from clipkit.eval.plain_text import printable
 
     folders, rules = {step_of(folder): folder for folder in _folders(run)}, _rules(run)
     valid = {step: is_valid(folder) for step, folder in folders.items()}
     stay = rules.reasons(list(valid), lambda step: valid[step], read_scores(run, rules.best))
-    table = Table("step", "size", "age", "valid", "kept because", title=str(run))
+    table = Table("step", "size", "age", "valid", "kept because", title=Text(printable(str(run))))
     for step, folder in folders.items():
         with contextlib.suppress(FileNotFoundError):  # removed by the run meanwhile
             words = _size(folder), _age(folder), "yes" if valid[step] else "NO"

@@ -20,7 +20,7 @@ def status(
 
     Exit status 0: every run is running, done or preempted (it will be started again). 1: one of
     them needs a person: failed, dead (says running, but no process is there), stalled (no news for
-    an hour) or unknown (no status file).
+    an hour) or unknown (no status file, or a damaged one).
     """
     from clipkit.engine.standing import NEEDS_A_PERSON, standing
 
@@ -97,7 +97,7 @@ def _state(values: dict[str, Any]) -> str:
         "dead": f"dead since {age}: no process holds its lock; start it again with run.resume=auto",
         "stalled": f"stalled: no news for {age}",
         "running": f"running, last news {age} ago",
-        "unknown": "unknown: there is no status.json",
+        "unknown": "unknown: there is no whole status.json",
     }
     text = words.get(state, f"{state} {age} ago")
     return f"{text}, exit status {values.get('exit_status')}" if state == "failed" else text

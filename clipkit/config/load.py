@@ -24,6 +24,8 @@ _PATTERNS = re.compile(r"data\.(train|sources\.\d+\.shards)\b")
 class _StrictLoader(yaml.SafeLoader):
     """safe_load that refuses a key given twice."""
 
+    merged = 0
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -38,6 +40,13 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merges (<<) of merges copy their keys before anyone can count what they unfold to."""
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > _MAX_VALUES:
+            raise ConfigError(f"merges (<<) unfold to more than {_MAX_VALUES:,} values")
 
 
 def _parse(text: str, where: str) -> Any:

@@ -98,6 +98,9 @@ def _environment() -> list[str]:
     values = {
         value
         for name, value in os.environ.items()
-        if len(value) >= _SHORTEST and _KEY.search(name) and not name.endswith(_PLACES)
+        if len(value) >= _SHORTEST
+        and _KEY.search(name)
+        and not name.endswith(_PLACES)
+        and name != "PWD"  # the folder one is in, and no password
     }
     return sorted(values, key=len, reverse=True)

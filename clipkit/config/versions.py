@@ -24,7 +24,8 @@ class Gate(NamedTuple):
 REFUSED = (
     Gate("torch", "2.6", "CVE-2025-32434: loading weights could run code"),
     Gate("deepspeed", "0.15.1", "CVE-2024-43497: remote code execution"),
-    Gate("pillow", "12.3", "PYSEC-2026-2253: crafted images"),
+    Gate("pillow", "12.3", "CVE-2026-59199: it can write out of bounds"),
+    Gate("pyarrow", "14.0.1", "CVE-2023-47248: a Parquet file could run code"),
     Gate("pyyaml", "5.4", "CVE-2020-14343: a config could run code"),
 )
 WARNED = (

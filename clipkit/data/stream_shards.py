@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from clipkit.errors import ConfigError, DataError
 
 _HEADERS = 1 << 20  # bytes that headers between two members may take, and padding at the end
 _CHUNK = 1 << 20
+# Python's tarfile looks for a record of a pax header in time with the square of a run of digits,
+# and no name or number in one is so long.
+_ENDLESS = re.compile(rb"[0-9]{256}")
 _RETRIES = 5
 
 
@@ -100,6 +104,13 @@ class _Forward:
         return self._position
 
     def read(self, count: int) -> bytes:
+        """Of headers."""
+        data = self.content(count)
+        if _ENDLESS.search(data):
+            raise tarfile.ReadError("a header that holds an endless number")
+        return data
+
+    def content(self, count: int) -> bytes:
         if not 0 <= count <= self.left:
             raise tarfile.ReadError("a header of unreasonable length")
         self.last = self._stream.read(count)
@@ -185,7 +196,7 @@ def _members(
                 if member.size <= max_bytes:
                     forward.seek(member.offset_data)
                     forward.left += member.size
-                    data = forward.read(member.size)
+                    data = forward.content(member.size)
                     if len(data) < member.size:
                         raise tarfile.ReadError("unexpected end of data")
                 yield {"fname": member.name, "data": data, "__url__": name}

@@ -21,6 +21,8 @@ from clipkit.errors import DataError
 
 _SEPARATORS = (",", "\t", ";", "|")
 _MAX_HEADER = 1 << 16
+_ROWS = 4096  # of a Parquet file, unfolded at once
+_MOST_TIMES, _ALWAYS = 1000, 1 << 30  # how far one may unfold, and what it may take in any case
 _PACK = "pack it with clipkit-data build"
 
 
@@ -143,7 +145,7 @@ def _read(path: str, separator: str | None, asked: Sequence[str]) -> pyarrow.Tab
     try:
         check_plain(path)
         if path.lower().endswith(".parquet"):
-            return parquet.read_table(path)
+            return _read_parquet(path)
         separator = separator or _separator(path, asked)
         options = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
         with csv.open_csv(path, parse_options=options) as reader:
@@ -164,6 +166,30 @@ def _read(path: str, separator: str | None, asked: Sequence[str]) -> pyarrow.Tab
         if "UTF8" in reason or "UTF-8" in reason:
             raise DataError(f"{path}: is not UTF-8 text; convert it ({reason})") from None
         raise DataError(f"{path}: cannot be read as a table: {reason}") from None
+
+
+def _read_parquet(path: str) -> pyarrow.Table:
+    """Some rows at a time: a few bytes can unfold to more than memory.
+
+    Raises:
+        DataError: They do.
+    """
+    most = max(_ALWAYS, _MOST_TIMES * os.path.getsize(path))
+    batches: list[pyarrow.RecordBatch] = []
+    with parquet.ParquetFile(path) as file:
+        kinds = [_plain_kind(field.type) for field in file.schema_arrow]
+        schema = pyarrow.schema(list(zip(file.schema_arrow.names, kinds)))
+        for batch in file.iter_batches(batch_size=_ROWS):
+            columns = [c.cast(kind) for c, kind in zip(batch.columns, kinds)]
+            batches.append(pyarrow.RecordBatch.from_arrays(columns, schema=schema))
+            most -= batches[-1].nbytes
+            if most < 0:
+                raise DataError(f"{path}: unfolds to {_MOST_TIMES:,} times its size; split it")
+    return pyarrow.Table.from_batches(batches, schema=schema)
+
+
+def _plain_kind(kind: pyarrow.DataType) -> pyarrow.DataType:
+    return kind.value_type if pyarrow.types.is_dictionary(kind) else kind
 
 
 def _separator(path: str, asked: Sequence[str]) -> str:

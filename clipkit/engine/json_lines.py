@@ -105,7 +105,7 @@ def keep_until(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     temporary = path.with_suffix(".jsonl.tmp")
     try:
@@ -126,7 +126,7 @@ def last_lines(path: Path, count: int, tail_bytes: int = 1 << 16) -> list[dict[s
         return []
     found = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(line)
             if isinstance(value, dict):
                 found.append(value)

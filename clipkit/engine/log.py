@@ -22,6 +22,7 @@ from rich.text import Text
 from clipkit.config.redact import redact
 from clipkit.engine.json_lines import JsonLines, keep_until
 from clipkit.engine.wandb_sink import WandbSink
+from clipkit.eval.plain_text import printable
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 _LINE_EVERY_S = 30.0
@@ -177,11 +178,11 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """One line for people, secrets masked."""
-        self.show(Text(redact(text)))
+        self.show(Text(printable(redact(text))))
 
     def warn(self, text: str) -> None:
         """One line that should not be missed."""
-        self.show(Text(redact(text), style="yellow"))
+        self.show(Text(printable(redact(text)), style="yellow"))
 
     def show(self, what: RenderableType) -> None:
         """Print; a terminal that went away, or a full disk behind it, does no harm."""

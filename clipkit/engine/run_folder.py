@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import yaml
 
 from clipkit.checkpoint.files import write_text
-from clipkit.config.load import dump_config
+from clipkit.config.load import dump_config, read_yaml
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ConfigError
 
@@ -95,8 +95,8 @@ def changed_settings(folder: Path, config: RunConfig) -> list[str]:
     if not path.is_file():
         return []
     try:
-        saved = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        saved = _flat(read_yaml(path))
+    except ConfigError:
         return [f"{path} cannot be read; settings are not compared"]
     wanted = _flat(yaml.safe_load(dump_config(config)))
     return [

@@ -97,7 +97,7 @@ def pictures_of(hits: Sequence[Hit]) -> list[Image.Image | str]:
 def _picture(hit: Hit, index: TarIndex | str) -> Image.Image | str:
     if isinstance(index, str):
         return index
-    if hit.sample >= len(index) or str(index.keys[hit.sample]) != hit.key:
+    if not 0 <= hit.sample < len(index) or str(index.keys[hit.sample]) != hit.key:
         return "its shard has changed"
     try:
         return read_image(index, hit.sample)

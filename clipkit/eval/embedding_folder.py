@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,10 @@ SHEET = "search.html"
 SUMMARY = "summary.json"
 SIDES = ("image", "text")
 _FOLDERS = {"image": "img_emb", "text": "text_emb"}
+_ROWS = pyarrow.schema(
+    {"key": pyarrow.string(), "caption": pyarrow.string(), "has_caption": pyarrow.bool_(),
+     "shard": pyarrow.string(), "sample": pyarrow.int64()}
+)  # fmt: skip
 _NEEDED = {
     "checkpoint": str,
     "weights_hash": str,
@@ -162,11 +167,14 @@ class EmbeddingFolder:
     @cached_property
     def has_caption(self) -> np.ndarray:
         """(rows,) bool."""
-        parts = [
-            self._table_file(number).read(columns=["has_caption"])["has_caption"].to_numpy()
-            for number in range(len(self.file_rows))
-        ]
-        return np.concatenate(parts).astype(bool)
+        parts = []
+        for number, rows in enumerate(self.file_rows):
+            with self._told(number):
+                table = self._table_file(number).read(columns=["has_caption"])
+                parts.append(table.cast(pyarrow.schema([_ROWS.field("has_caption")])))
+            if len(parts[-1]) != rows:
+                raise DataError(f"{metadata_path(self.root, number)}: has not {rows} rows")
+        return np.concatenate([part["has_caption"].to_numpy() for part in parts]).astype(bool)
 
     def metadata(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """What rows are: {"key", "caption", "has_caption", "shard", "sample"} of each.
@@ -183,20 +191,31 @@ class EmbeddingFolder:
         return out
 
     def _metadata_row(self, number: int, row: int) -> dict[str, Any]:
-        file = self._table_file(number)
-        group = 0
-        while row >= file.metadata.row_group(group).num_rows:
-            row -= file.metadata.row_group(group).num_rows
-            group += 1
-        found: dict[str, Any] = file.read_row_group(group).slice(row, 1).to_pylist()[0]
+        with self._told(number):
+            file = self._table_file(number)
+            group = 0
+            while row >= file.metadata.row_group(group).num_rows:
+                row -= file.metadata.row_group(group).num_rows
+                group += 1
+            table = file.read_row_group(group, columns=_ROWS.names).select(_ROWS.names)
+            found: dict[str, Any] = table.slice(row, 1).cast(_ROWS).to_pylist()[0]
+        if any(found[name] is None for name in _ROWS.names if name != "caption"):
+            raise DataError(f"{metadata_path(self.root, number)}: row {row} lacks a value")
         return found
 
     def _table_file(self, number: int) -> parquet.ParquetFile:
-        path = metadata_path(self.root, number)
+        with self._told(number):
+            return parquet.ParquetFile(metadata_path(self.root, number))
+
+    @contextmanager
+    def _told(self, number: int) -> Iterator[None]:
+        """Whatever a damaged table raises, it is one clear error."""
         try:
-            return parquet.ParquetFile(path)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read: {str(error)[:200]}") from None
+            yield
+        except (OSError, LookupError, ValueError, RuntimeError, pyarrow.ArrowException) as error:
+            reason = " ".join(str(error).split())[:200]
+            path = metadata_path(self.root, number)
+            raise DataError(f"{path}: cannot be read: {reason}") from None
 
 
 def open_embeddings(root: str | Path) -> EmbeddingFolder:

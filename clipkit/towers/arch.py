@@ -48,7 +48,7 @@ def read_arch(arch: str) -> dict[str, Any]:
             )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"model.arch: {path} is not valid JSON: {error}") from None
     return check_model_cfg(
         config.get("model_cfg", config) if isinstance(config, dict) else config, str(path)

@@ -18,6 +18,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
 from clipkit.config.parts import suggest
+from clipkit.config.versions import check_versions
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.towers.arch import check_model_cfg
 from clipkit.towers.tokenizer import build_tokenizer
@@ -81,6 +82,7 @@ def build_towers(
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip warns that the weights are random; they should be
     try:
+        _refuse_foreign_code(config["model_cfg"]["text_cfg"].get("hf_model_name"))
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
             clip = open_clip.create_model(
@@ -107,6 +109,19 @@ def build_towers(
     )
 
 
+def _refuse_foreign_code(hf_model_name: str | None) -> None:
+    """Raises ValueError where transformers would ask whether to run code of a model's folder.
+
+    open_clip leaves it to ask, and a foreign config must not come to run code by a "y".
+    """
+    if hf_model_name:
+        from transformers import MODEL_MAPPING, AutoConfig
+
+        config = AutoConfig.from_pretrained(hf_model_name, trust_remote_code=False)
+        if type(config) not in MODEL_MAPPING:
+            raise ValueError(f"'{hf_model_name}' is no text model that transformers itself knows")
+
+
 def load_pretrained(clip: nn.Module, path: str) -> None:
     """Load open_clip weights from a file into freshly built towers; never unpickles code.
 
@@ -121,7 +136,10 @@ def load_pretrained(clip: nn.Module, path: str) -> None:
         if file.suffix == ".safetensors":
             state = safetensors.torch.load_file(file)
         else:
+            check_versions()  # some could be made to run code even so
             state = torch.load(file, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
     except Exception as error:  # damaged zip, pickle and safetensors files raise a dozen kinds
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"model.pretrained: {path} cannot be read: {reason}") from None
@@ -164,9 +182,9 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
         CheckpointError: A key or shape differs; names the first.
     """
     own = clip.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_weight, state, state.values())):
         raise CheckpointError(
-            f"{where} holds no state dict of tensors; save the model's state_dict()"
+            f"{where} holds no state dict of dense tensors; save the model's state_dict()"
         )
     clean = {k.removeprefix("module."): v for k, v in state.items()}
     for name in ("logit_scale", "logit_bias"):
@@ -186,6 +204,11 @@ def load_open_clip_state(clip: nn.Module, state: dict[str, Tensor], where: str) 
             f"{where} holds another architecture: '{wrong}' is {shapes}; check model.arch"
         )
     clip.load_state_dict(clean)
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return isinstance(name, str) and dense and not (value.is_quantized or value.is_complex())
 
 
 def lock_towers(

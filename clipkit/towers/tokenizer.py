@@ -41,7 +41,8 @@ def build_tokenizer(model_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     """
     text_cfg = model_cfg["text_cfg"]
     name = text_cfg.get("hf_tokenizer_name")
-    for key in text_cfg.get("tokenizer_kwargs") or {}:
+    kwargs = text_cfg.get("tokenizer_kwargs") or {}
+    for key in kwargs:
         if key not in _TOKENIZER_ARGUMENTS:
             raise ConfigError(f"tokenizer_kwargs: '{key}' is not allowed in a model config")
     if name:
@@ -52,12 +53,12 @@ def build_tokenizer(model_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
                     "context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
                 ),
                 tokenizer_mode=text_cfg.get("tokenizer_mode"),
-                **text_cfg.get("tokenizer_kwargs", {}),
+                trust_remote_code=False,  # unsaid, transformers would ask
+                **kwargs,
             )
-        except (OSError, ImportError, ValueError) as error:
-            raise ConfigError(
-                f"tokenizer '{name}' cannot be loaded: {str(error).splitlines()[0]}"
-            ) from None
+        except Exception as error:  # what is in a foreign folder makes its parsers raise any kind
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ConfigError(f"tokenizer '{name}' cannot be loaded: {reason}") from None
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps({"model_cfg": {"text_cfg": text_cfg}})
         (Path(folder) / "open_clip_config.json").write_text(text, encoding="utf-8")

@@ -93,5 +93,5 @@ def _promised(path: Path) -> int | None:
     """Samples that were downloaded into a shard; None: its download did not end."""
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["successes"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

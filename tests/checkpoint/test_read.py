@@ -89,3 +89,14 @@ def test_an_index_of_another_shape_is_damage(tmp_path, text):
     (folder / "index.json").write_text(text)
     with pytest.raises(CheckpointError, match="index.json is damaged"):
         CheckpointReader(folder)
+
+
+@pytest.mark.parametrize("shape", [[10**9], [10**19], [-3, -4], [12.0], {}, "", [True]])
+def test_an_index_that_claims_more_than_its_files_hold_costs_no_memory(tmp_path, shape):
+    folder = write_run(tmp_path, 1, 1)
+    index = json.loads((folder / "index.json").read_text())
+    stop = shape[0] if isinstance(shape, list) and len(shape) == 1 else 12
+    index["weight/a"]["shape"], index["weight/a"]["slices"][0]["stop"] = shape, stop
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"is damaged|not of the length in index\.json"):
+        CheckpointReader(folder).full("weight", "a")

@@ -85,3 +85,9 @@ def test_secrets_of_the_environment_wherever_they_stand(monkeypatch):
 @pytest.mark.parametrize("text", ["-" * 50_000, "a=" * 50_000, "://" * 50_000, "eyJ." * 50_000])
 def test_long_texts_take_no_long_time(text):
     redact(text)  # patterns that back-track would take minutes
+
+
+def test_the_folder_one_is_in_is_no_password(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/me/runs")
+    assert redact({"dir": "/home/me/runs/x"}) == {"dir": "/home/me/runs/x"}
+    assert redact({"PWD": "correct-horse"}) == {"PWD": MASK}

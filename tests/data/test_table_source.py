@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from clipkit.data import table_source
 from clipkit.data.bad_samples import BadSample
 from clipkit.data.table_source import TableSource
 from clipkit.errors import DataError
@@ -280,3 +281,19 @@ def test_many_rows_are_held_in_arrow(tmp_path):
     assert source.key(0, count - 1) == f"{count - 1}.png"
     assert read(source, count - 1, wanted=("txt",))["txt"] == f"caption {count - 1}".encode()
     assert len(pickle.dumps(source)) < 200 * count
+
+
+def test_a_table_that_unfolds_to_more_than_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_source, "_ALWAYS", 1 << 20)
+    codes = pyarrow.array([0] * 20_000, pyarrow.int32())
+    texts = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(["x" * 2000]))
+    parquet.write_table(pyarrow.table({"filepath": texts, "title": texts}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="unfolds to 1,000 times its size"):
+        TableSource(str(tmp_path / "t.parquet"))
+
+
+def test_columns_of_categories_are_text(tmp_path):
+    texts = pyarrow.array(["a.png", "b.png", "a.png"]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"filepath": texts, "title": texts}), tmp_path / "t.parquet")
+    source = TableSource(str(tmp_path / "t.parquet"))
+    assert [source.key(0, row) for row in range(3)] == ["a.png", "b.png", "a.png"]

@@ -87,3 +87,12 @@ def test_arguments_of_listed_parts_are_told_one_by_one(tmp_path: Path) -> None:
     assert "resumed with addons.1.kind=None, was 'ema'" in changed_settings(
         folder, config("{kind: gap}")
     )
+
+
+@pytest.mark.parametrize("text", ["data: &d {train: *d}", "a: 2001-99-99", "[" * 5000])
+def test_a_saved_config_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    config = RunConfig.model_validate({"data": {"train": "x"}, "train": {"total_steps": 1}})
+    assert changed_settings(tmp_path, config) == [
+        f"{tmp_path / 'config.yaml'} cannot be read; settings are not compared"
+    ]

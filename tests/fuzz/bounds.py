@@ -68,7 +68,7 @@ def bounds(folder: Path) -> Iterator[None]:
     before = {n: signal.signal(n, _too_long) for n in (signal.SIGALRM, signal.SIGPROF)}
     signal.alarm(WAIT_S)
     signal.setitimer(signal.ITIMER_PROF, CPU_S)
-    faulthandler.dump_traceback_later(CRASH_S, exit=True)
+    faulthandler.dump_traceback_later(CRASH_S, exit=True, file=sys.__stderr__)
     _allowed = folder.resolve()
     tempfile.tempdir = str(_allowed)
     try:

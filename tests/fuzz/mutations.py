@@ -14,7 +14,8 @@ ODD_NUMBERS = st.sampled_from(
 )  # fmt: skip
 ODD_TEXTS = st.sampled_from(
     ["", "\0", "/", "..", "../../x", "/etc/passwd", "~", "a\nb", "\ud800", "%s", "{}", "$(touch x)",
-     "pipe:touch x", "x" * 5000, "\u202e", "nan", "-0", "[", "{", "*", "?", "con:", "file:///etc"]
+     "pipe:touch x", "x" * 5000, "\u202e", "nan", "-0", "[", "{", "*", "?", "con:", "file:///etc",
+     "\x1b]0;x\x07", "[/x]", "<script>alert(1)</script>"]
 )  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | ODD_NUMBERS | ODD_TEXTS | st.integers() | st.text(max_size=8),

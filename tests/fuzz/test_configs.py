@@ -148,5 +148,11 @@ def test_overrides(place: Path, count: int) -> None:
 def test_aliases_that_unfold_to_more_than_memory(place: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    for text in ("\n".join(lines) + "\ndata: {train: *a11}\n", "data: &d {train: *d}\n"):
+    merges = ["a0: &a0 {k: 1}"]
+    merges += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 10)]
+    for text in (
+        "\n".join(lines) + "\ndata: {train: *a11}\n",
+        "data: &d {train: *d}\n",
+        "\n".join(merges),
+    ):
         check(folder_of_its_own(place), text.encode(), [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ from clipkit.data.loader import IndexedLoader
 from clipkit.data.mixture import Mixture
 from clipkit.data.order import Order
 from clipkit.data.sources import ShardSource
+from clipkit.data.stream_shards import read_shard
 from clipkit.data.tar_index import load_index
 from clipkit.data.wds_folder import open_folder
 from tests.fixtures_shards import number_tokenizer, sample_members, small_reader, tar_bytes
@@ -125,6 +127,33 @@ def test_loader(place: Path, count: int) -> None:
         with bounds(place):
             batches(path)
         assert {p.name for p in folder.iterdir()} - before <= {"000.tar.idx.npz"}
+
+    one()
+
+
+@pytest.mark.parametrize("record", [b"1" * 1_000_000, b"5 a=\n" * 12_000, b"9 x=" + b"9" * 500_000])
+def test_a_header_that_takes_for_ever_to_read(place: Path, record: bytes) -> None:
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(record)
+    header = info.tobuf(tarfile.USTAR_FORMAT) + record + b"\0" * (-len(record) % 512)
+    _, path = write(place, header + WHOLE[tarfile.USTAR_FORMAT])
+    with bounds(place):
+        list(read_shard(path, ("png", "txt"), 100_000, [].append))
+    with bounds(place):
+        load_index(path)
+
+
+@some_or_many(40, 1000)
+def test_streaming(place: Path, count: int) -> None:
+    @cases(count)
+    @given(SHARDS, st.booleans())
+    def one(content: bytes, zipped: bool) -> None:
+        _, path = write(place, gzip.compress(content, 1) if zipped else content)
+        with bounds(place):
+            told: list[str] = []
+            for sample in read_shard(path, ("png", "txt"), 500, told.append):
+                assert all(v is None or len(v) <= 500 for k, v in sample.items() if k[0] != "_")
+            assert set(told) <= {"broken_shard", "rest_of_shard_lost", "repeated_member"}
 
     one()
 

@@ -1,5 +1,6 @@
 """The tokenizer open_clip would choose for the same config."""
 
+import json
 import pickle
 
 import open_clip
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from clipkit.errors import ConfigError
+from clipkit.towers.build import build_towers
 from clipkit.towers.tokenizer import build_tokenizer
 from tests.fixtures_model import ARCH
+from tests.tiny_model import MODEL_CFG
 
 
 def test_equals_open_clips_simple_tokenizer():
@@ -87,6 +90,7 @@ def test_hugging_face_settings_are_passed_on(monkeypatch):
         "context_length": 64,
         "tokenizer_mode": None,
         "clean": "canonicalize",
+        "trust_remote_code": False,
     }
 
 
@@ -95,3 +99,18 @@ def test_a_model_config_cannot_ask_for_remote_code() -> None:
     text_cfg = {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}}
     with pytest.raises(ConfigError, match="'trust_remote_code' is not allowed"):
         build_tokenizer({"text_cfg": text_cfg})
+
+
+@pytest.mark.parametrize("key", ["hf_model_name", "hf_tokenizer_name"])
+def test_code_in_a_folder_that_a_config_names_is_refused_unasked(tmp_path, monkeypatch, key):
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    classes = {"AutoConfig": "code.C", "AutoModel": "code.M", "AutoTokenizer": ["code.T", None]}
+    (tmp_path / "code.py").write_text(code)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "auto_map": classes}))
+    tokenizer = {"tokenizer_class": "T", "auto_map": classes}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    text_cfg = {**MODEL_CFG["text_cfg"], key: str(tmp_path)}
+    with pytest.raises(ConfigError, match="custom code"):
+        build_towers({**MODEL_CFG, "text_cfg": text_cfg})
+    assert not (tmp_path / "ran").exists()

@@ -9,6 +9,7 @@ Shapes: n queries, b of them at once, w rows fetched, k wanted, D embed dim.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -83,15 +84,16 @@ class StoredSide:
 
         index = self._index
         if isinstance(index, Path):
+            if self.exact:
+                _check_flat(index, len(self), self.features.shape[1])
             try:
                 index = faiss.read_index(str(index), faiss.IO_FLAG_MMAP_IFC)
             except (RuntimeError, MemoryError) as error:
                 line = str(error).strip().splitlines()[-1][-200:]
                 raise DataError(f"{self._index}: cannot be read: {line}") from None
             if isinstance(index, faiss.IndexFlat) != self.exact:
-                found, wanted = ("a", "flat") if self.exact else ("a flat", "ivf_sq8")
                 raise DataError(
-                    f"{self._index}: is {found} index, not {wanted}; build the memory anew"
+                    f"{self._index}: is a flat index, not ivf_sq8; build the memory anew"
                 )
             if (index.ntotal, index.d) != (len(self), self.features.shape[1]):
                 raise DataError(
@@ -195,6 +197,8 @@ class StoredSide:
         if not self.exact:
             self.index.nprobe = self.nprobe
         guess, places = map(torch.from_numpy, self.index.search(queries.numpy(), width))
+        if len(places) and not -1 <= int(places.min()) <= int(places.max()) < len(self):
+            raise DataError(f"{self._index}: names rows that there are not; build the memory anew")
         rows = places
         if self.rows is not None:
             rows = torch.from_numpy(self.rows)[places.clamp(min=0)].masked_fill(places < 0, -1)
@@ -220,6 +224,28 @@ class StoredSide:
         if not bool(queries.isfinite().all()):
             raise DataError("features hold NaN or infinity; the model is broken")
         return queries
+
+
+def _check_flat(path: Path, rows: int, dim: int) -> None:
+    """faiss trusts what a file claims, and a crafted one crashes it: all is told from here.
+
+    Raises:
+        DataError: It is not the flat index of so many rows.
+    """
+    import faiss
+
+    empty = faiss.serialize_index(faiss.IndexFlatIP(dim)).tobytes()  # kind, dim, rows, ..., floats
+    header = empty[:8] + struct.pack("<q", rows) + empty[16:-8] + struct.pack("<Q", rows * dim)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            found = file.read(len(header))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != header or size != len(header) + 4 * rows * dim:
+        raise DataError(
+            f"{path}: is not the flat index of {rows} rows of {dim}; build the memory anew"
+        )
 
 
 def _row_scores(queries: Tensor, features: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def _other_index(path: Path) -> None:
             "'checkpoint' is missing",
         ),
         (_other_rows, r"image.npy: holds float16 \(300, 8\), not"),
-        (_other_index, "image.faiss: holds 301 rows of 8, not 300 of 8"),
+        (_other_index, "image.faiss: is not the flat index of 300 rows of 8"),
         (_edited(lambda f, s: f.update(rows=-5)), "memory.json: 'rows' is missing or damaged"),
         (_edited(lambda f, s: f.update(dim=True)), "memory.json: 'dim' is missing or damaged"),
         (_edited(lambda f, s: f.update(sides={})), "memory.json: 'sides' is missing or dam"),
@@ -196,11 +196,22 @@ def test_damage_is_named(tmp_path, damage, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", [0, 4, 8, 16, 32, 33, 37])
+def test_a_header_that_faiss_would_trust_is_not_shown_to_it(tmp_path, monkeypatch, place):
+    monkeypatch.setattr("faiss.read_index", None)
+    index = write_memory(tmp_path / "m", 300) / "image.faiss"
+    content = bytearray(index.read_bytes())
+    content[place] ^= 0x40
+    index.write_bytes(content)
+    with pytest.raises(DataError, match="is not the flat index of 300 rows of 8"):
+        FolderMemory(tmp_path / "m").search(unit(1), "image", 3)
+
+
 def test_an_index_that_faiss_cannot_read(tmp_path):
     path = write_memory(tmp_path / "m", 300)
     size = (path / "image.faiss").stat().st_size
     (path / "image.faiss").write_bytes(b"x" * size)
-    with pytest.raises(DataError, match="image.faiss: cannot be read") as caught:
+    with pytest.raises(DataError, match="image.faiss: is not the flat index of 300") as caught:
         FolderMemory(path).search(unit(2), "image", 1)
     assert "\n" not in str(caught.value)
 
