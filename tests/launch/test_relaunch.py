@@ -87,16 +87,32 @@ for _ in {1..600}; do sleep 0.1; done
 """
 
 
-@pytest.mark.parametrize("name", ["TERM", "USR1"])
-def test_a_signal_is_passed_on_and_ends_the_loop(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("sent", "told"), [("TERM", "TERM"), ("USR1", "USR1"), ("HUP", "TERM")], ids=str
+)
+def test_a_signal_is_passed_on_and_ends_the_loop(tmp_path: Path, sent: str, told: str) -> None:
     stage = Stage(tmp_path, WAITS)
-    process = stage.start("torchrun.sh", "2", str(stage.config), SIGNAL=name)
+    process = stage.start("torchrun.sh", "2", str(stage.config), SIGNAL=told)
     stage.wait_for("ready")
-    number = getattr(signal, f"SIG{name}")
-    process.send_signal(number)
+    process.send_signal(getattr(signal, f"SIG{sent}"))
     status, _, err = stage.finish(process)
-    assert status == 128 + number and len(stage.lives) == 1
-    assert stage.lines("told") == [name] and "preempted, saved as step_00000007" in err
+    assert status == 128 + getattr(signal, f"SIG{told}") and len(stage.lives) == 1
+    assert stage.lines("told") == [told] and "preempted, saved as step_00000007" in err
+
+
+def test_a_second_signal_does_not_end_the_save(tmp_path: Path) -> None:
+    saves = """
+trap 'echo told >> "$STAGE/told"' TERM
+status running; touch "$STAGE/ready"
+until [ -e "$STAGE/told" ]; do sleep 0.1; done
+sleep 1; status preempted; exit 1
+"""
+    stage = Stage(tmp_path, saves)
+    process = stage.start("torchrun.sh", "2", str(stage.config))
+    for name in ("ready", "told"):
+        stage.wait_for(name)
+        process.send_signal(signal.SIGTERM)
+    assert stage.finish(process)[0] == 128 + signal.SIGTERM and stage.lines("told") == ["told"]
 
 
 def test_a_signal_during_the_pause_ends_the_loop(tmp_path: Path) -> None:
