@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from clipkit.config.load import load_config
+from clipkit.config.redact import redact
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ClipkitError
 
@@ -93,9 +94,9 @@ def _run(config: RunConfig) -> int:
         why = (f"{type(error).__name__}: {error}" if mistake is None else str(mistake))[:2000]
         failed(exit_status, why)
         if mistake is None:
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         elif watch.is_first():
-            print(f"clipkit: {mistake}", file=sys.stderr, flush=True)
+            print(redact(f"clipkit: {mistake}"), file=sys.stderr, flush=True)
         watch.announce(exit_status, why)
         return exit_status
     except BaseException:  # Ctrl-C twice
