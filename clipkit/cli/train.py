@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -60,7 +61,7 @@ def _run(config: RunConfig) -> int:
     """
     from clipkit.dist import group
     from clipkit.dist.env import read_env
-    from clipkit.dist.watchdog import group_timeout
+    from clipkit.dist.watchdog import end_if_stuck, group_timeout
     from clipkit.engine.build import build_run, set_threads
     from clipkit.engine.preflight import run_folder
     from clipkit.engine.status import StatusFile
@@ -78,6 +79,7 @@ def _run(config: RunConfig) -> int:
             run.log.event("failed", run.step, error=why, exit_status=exit_status)
 
     watch = group.AbortWatch(world, on_leave=failed)
+    end_if_stuck(timeout_s)  # in what is built; the watchdog sets it anew
     try:
         run = build_run(config, world)
         status = run.status
@@ -103,6 +105,7 @@ def _run(config: RunConfig) -> int:
         failed(130, "interrupted")
         raise
     finally:
+        faulthandler.cancel_dump_traceback_later()
         watch.close()
         if run is not None:
             run.log.close()

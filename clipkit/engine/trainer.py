@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Literal
 
 from clipkit import faults
+from clipkit.checkpoint.verify import list_checkpoints
 from clipkit.contracts import Batch
 from clipkit.engine.bad_sample_report import BadSampleList, check_share
 from clipkit.engine.chunk_size import settle_chunk_size
@@ -18,6 +19,7 @@ from clipkit.engine.rollback import watch_over
 from clipkit.engine.run import Run, due
 from clipkit.engine.saving import save, save_due, wants_save
 from clipkit.engine.step import Asks, StepResult
+from clipkit.errors import CheckpointError
 
 Outcome = Literal["done", "preempted"]
 
@@ -78,7 +80,11 @@ def preempted(run: Run) -> Outcome:
     if run.saved < run.step:
         save(run)
     run.watchdog.at("save", run.step)
-    run.saver.wait()
+    try:
+        run.saver.wait()
+    except CheckpointError:  # told as an alarm; the next life goes on from the one before
+        if not run.world.broadcast_int(len(list_checkpoints(run.folder))):
+            raise
     run.status.finish("preempted", step=run.step, exit_status=0)
     run.saver.close()
     run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
