@@ -151,6 +151,6 @@ def test_several_machines_meet(tmp_path: Path) -> None:
     assert status == 2 and "NODES=3 needs MASTER_ADDR" in err and not stage.lives
     assert torchrun(stage, NODES="3", MASTER_ADDR="node1")[0] == 0
     assert (
-        "--nnodes=3 --rdzv-backend=c10d --rdzv-id=r --rdzv-endpoint=node1:29500" in stage.lives[0]
+        "--nnodes=3 --rdzv-backend=c10d --rdzv-id=r-- --rdzv-endpoint=node1:29500" in stage.lives[0]
     )
     assert stage.lines("calls")[0].startswith("check 6 ")
