@@ -93,6 +93,7 @@ def test_a_loader_worker_killed_while_the_run_goes_on(tmp_path: Path) -> None:
     assert err.splitlines()[-1].startswith("clipkit: a loader worker")
 
 
+@pytest.mark.slow
 def test_what_hangs_while_a_run_is_built_ends(tmp_path: Path) -> None:
     code = f"""
 import threading

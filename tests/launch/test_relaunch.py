@@ -100,6 +100,7 @@ def test_a_signal_is_passed_on_and_ends_the_loop(tmp_path: Path, sent: str, told
     assert stage.lines("told") == [told] and "preempted, saved as step_00000007" in err
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_end_the_save(tmp_path: Path) -> None:
     saves = """
 trap 'echo told >> "$STAGE/told"' TERM

@@ -132,6 +132,7 @@ def test_a_signal_to_the_script(tmp_path: Path, name: str, life: str, expected: 
     assert status == (0 if expected else next((v for k, v in wanted.items() if k in life), 0))
 
 
+@pytest.mark.slow
 def test_a_life_that_does_not_end_in_time_is_requeued_all_the_same(tmp_path: Path) -> None:
     deaf = """trap '' USR1; status running; touch "$STAGE/ready"; exec sleep 3"""
     stage = Stage(tmp_path, deaf)
