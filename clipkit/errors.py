@@ -5,7 +5,7 @@ Each message names the thing and the remedy; the command line prints it as one l
 Exit statuses of every `clipkit` command, also in status.json of a run:
 
     0   done, or preempted: stopped by a signal and saved
-    1   a crash, with its traceback; starting again may help
+    1   a crash: starting again may help
     2   config      3  data      4  checkpoint      5  training goes wrong: starting again is no use
     75  a rank hangs; the others ended the run: starting again helps
 """
@@ -38,6 +38,12 @@ class DataError(ClipkitError):
     """Shards are missing, damaged, too small, or do not hold what the config asks for."""
 
     exit_status = 3
+
+
+class LostWorkerError(ClipkitError):
+    """The machine killed a loader's process: a crash that is told in one line."""
+
+    exit_status = 1
 
 
 class CheckpointError(ClipkitError):

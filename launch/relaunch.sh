@@ -7,14 +7,25 @@
 # RELAUNCHES: crashes in a row, without a new checkpoint between them, after which it gives up.
 # RELAUNCH_PAUSE: seconds before the first relaunch; doubled each time, 600 at most.
 
+# Set by who sources this: PASS_AS: the signal that a life is told to stop with, where it is not the one
+# received; PATIENCE: seconds after a signal for which a life is waited for.
+
 RELAUNCHES="${RELAUNCHES:-3}"
 RELAUNCH_PAUSE="${RELAUNCH_PAUSE:-10}"
 LIFE_MARK="${HOSTNAME:-host}-$$-$RANDOM" # in the environment of all that is started: no orphan hides
-child="" received=""
+child="" received="" told_at=0
+# torchrun kills its ranks this long after a signal; its own 30 s are too short for a large checkpoint
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}"
 
+# The first signal decides; a second one would end torchrun and with it the save, which only Ctrl-C may.
 pass_on() {
-  received="$1"
-  if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+  if [ -n "$received" ] && [ "$1" != INT ]; then return; fi
+  if [ -z "$received" ]; then received="$1" told_at="$SECONDS"; fi
+  tell "$1"
+}
+
+tell() {
+  if [ -n "$child" ]; then kill -s "${PASS_AS:-$1}" "$child" 2>/dev/null || true; fi
 }
 
 catch_signals() {
@@ -23,15 +34,21 @@ catch_signals() {
     # shellcheck disable=SC2064  # the name of now
     trap "pass_on $name" "$name"
   done
+  trap "pass_on TERM" HUP # the terminal was closed
 }
 
-# Runs a command so that traps act while it runs; its exit status.
+# Runs a command so that traps act while it runs; its exit status. `child` stays set when patience ends.
 attended() {
   local status=0
   CLIPKIT_LAUNCH="$LIFE_MARK" "$@" &
   child=$!
+  if [ -n "$received" ]; then tell "$received"; fi # it came when there was nobody to tell
   wait "$child" || status=$?
   while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
+    while [ -n "${PATIENCE:-}" ] && kill -0 "$child" 2>/dev/null; do
+      if [ $((SECONDS - told_at)) -ge "$PATIENCE" ]; then return 1; fi
+      sleep 1
+    done
     status=0
     wait "$child" || status=$?
   done
@@ -76,7 +93,7 @@ supervise() {
   while :; do
     digest="$DIGEST" checkpoint="$CHECKPOINT" status=0
     attended launch "$life" "$@" || status=$?
-    end_orphans
+    if [ -z "$child" ]; then end_orphans; fi
     look
     if [ "$DIGEST" = "$digest" ]; then # it ended before it wrote its status
       STATE=none EXIT_STATUS=""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from clipkit.config.load import load_config
+from clipkit.config.redact import redact
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ClipkitError
 
@@ -59,7 +61,7 @@ def _run(config: RunConfig) -> int:
     """
     from clipkit.dist import group
     from clipkit.dist.env import read_env
-    from clipkit.dist.watchdog import group_timeout
+    from clipkit.dist.watchdog import end_if_stuck, group_timeout
     from clipkit.engine.build import build_run, set_threads
     from clipkit.engine.preflight import run_folder
     from clipkit.engine.status import StatusFile
@@ -77,6 +79,7 @@ def _run(config: RunConfig) -> int:
             run.log.event("failed", run.step, error=why, exit_status=exit_status)
 
     watch = group.AbortWatch(world, on_leave=failed)
+    end_if_stuck(timeout_s)  # in what is built; the watchdog sets it anew
     try:
         run = build_run(config, world)
         status = run.status
@@ -93,15 +96,16 @@ def _run(config: RunConfig) -> int:
         why = (f"{type(error).__name__}: {error}" if mistake is None else str(mistake))[:2000]
         failed(exit_status, why)
         if mistake is None:
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         elif watch.is_first():
-            print(f"clipkit: {mistake}", file=sys.stderr, flush=True)
+            print(redact(f"clipkit: {mistake}"), file=sys.stderr, flush=True)
         watch.announce(exit_status, why)
         return exit_status
     except BaseException:  # Ctrl-C twice
         failed(130, "interrupted")
         raise
     finally:
+        faulthandler.cancel_dump_traceback_later()
         watch.close()
         if run is not None:
             run.log.close()

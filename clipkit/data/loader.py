@@ -29,7 +29,7 @@ from clipkit.data.bad_samples import (
 from clipkit.data.mixture import Drawn, Mixture
 from clipkit.data.samples import Sample, SampleReader, collate
 from clipkit.data.sources import Source
-from clipkit.errors import CheckpointError, ClipkitError, DataError
+from clipkit.errors import CheckpointError, ClipkitError, DataError, LostWorkerError
 
 _MAX_ATTEMPTS = 64
 _GRACE_S = 120
@@ -308,7 +308,7 @@ def end_workers(batches: Iterator[Delivered] | None) -> None:
         shut_down()
 
 
-def worker_lost(error: BaseException) -> DataError | None:
+def worker_lost(error: BaseException) -> LostWorkerError | None:
     """What to tell of a worker that was killed, where `error` or its context comes of that.
 
     torch raises it out of a signal handler, wherever the main process is. It may come later than
@@ -317,7 +317,7 @@ def worker_lost(error: BaseException) -> DataError | None:
     told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
     frames = traceback.extract_tb(error.__traceback__)
     if told or any("resource_sharer" in frame.filename for frame in frames):
-        return DataError(
+        return LostWorkerError(
             "a loader worker was killed (out of memory?); lower data.workers or give the job more "
             "memory, and go on with run.resume=auto"
         )

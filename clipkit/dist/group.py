@@ -82,10 +82,10 @@ def pick_device(wanted: str, local_rank: int) -> torch.device:
     """"auto": this rank's GPU where there is one, else the CPU."""
     if wanted not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device '{wanted}': choose auto, cpu or cuda")
-    if wanted == "cuda" and local_rank >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    if local_rank >= count and (wanted == "cuda" or (wanted == "auto" and count)):
         raise ConfigError(
-            f"train.device=cuda: local rank {local_rank} needs a GPU of its own, {count} are visible; "
+            f"train.device={wanted}: local rank {local_rank} needs a GPU of its own, {count} are visible; "
             f"start fewer processes or set train.device=cpu"
         )
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):

@@ -32,7 +32,7 @@ from clipkit.errors import HANG_STATUS
 FOLDER = "hang"
 LEFT = "left"  # phase of a rank that is done here
 # first batch and first step build, fill caches and compile; these may always be long
-_FIRST, _LONG = 6.0, {"start": 6.0, "eval": 3.0, "save": 3.0}
+_FIRST, _LONG = 6.0, {"start": 6.0, "eval": 3.0, "save": 3.0, "rollback": 3.0}
 _PERIOD_S = 5.0
 _LAST_WORDS_S = 8.0
 _MARGIN_S = 60.0
@@ -47,6 +47,13 @@ Tell = Callable[[str, str, dict[str, Any]], None]
 def group_timeout(timeout_s: float) -> float:
     """Seconds for the process group's own collectives: after any verdict of the watchdog."""
     return _FIRST * timeout_s + _MARGIN_S
+
+
+def end_if_stuck(seconds: float) -> None:
+    """The interpreter's own clock: stacks on stderr and the end, unless it is set anew in time."""
+    if sys.__stderr__ is not None:
+        with contextlib.suppress(ValueError, OSError):
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
 
 
 class Watchdog:
@@ -217,10 +224,8 @@ class Watchdog:
     def _backstop(self) -> None:
         """The interpreter's own clock ends a process whose main thread stops all the others too."""
         with self._arming:
-            if sys.__stderr__ is not None and not self._stop.is_set():
-                seconds = group_timeout(self.timeout_s)
-                with contextlib.suppress(ValueError, OSError):
-                    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+            if not self._stop.is_set():
+                end_if_stuck(group_timeout(self.timeout_s))
 
     def _forgive(self, seconds: float) -> None:
         """Time in which nobody could move counts for nobody."""

@@ -246,16 +246,17 @@ def build_run(config: RunConfig, world: World) -> Run:
     Raises:
         ClipkitError: The config does not fit the model, the data or the checkpoint.
     """
+    folder = run_folder(config)
+    # before anything else: what goes wrong now is told in it, and nobody else writes there
+    lock = claim(folder) if world.is_main else None
     check_compiler(config, world)
     check_auto_chunk(config, world)
-    folder = run_folder(config)
     newest, notes = _pick(config, folder, world)
     addons, losses = build_addons(config), build_losses(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)
     model.to(world.device)
     evaluators = build_evaluators(config)
-    lock = claim(folder) if world.is_main else None
     world.barrier()
     log = build_log(config, folder, world)
     status = StatusFile(folder, main=world.is_main, log=log)

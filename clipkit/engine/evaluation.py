@@ -1,12 +1,19 @@
-"""Evaluation in training: every evaluator on all ranks, through the strategy."""
+"""Evaluation in training: every evaluator on all ranks, through the strategy.
+
+It may take longer than a signal leaves time for, and than a rank may be without progress. So each
+forward pass, of which all ranks do the same number, asks whether one of them was told to stop.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.verify import checkpoint_folder
+from clipkit.contracts import Batch, Outputs
 from clipkit.engine.run import Run
 from clipkit.eval.base import EvalResult
 from clipkit.eval.embed import Embedder
@@ -14,37 +21,80 @@ from clipkit.eval.results import result_path, write_result
 from clipkit.eval.suite import checkpoint_facts
 from clipkit.eval.table import results_table
 from clipkit.retrieval.refinement import Refinement
+from clipkit.towers.dual import FeatureEncoder
 
 
-def evaluate(run: Run) -> None:
-    """Run every evaluator on all ranks through the strategy; logs eval/<name>/<metric>."""
+class Stopped(Exception):
+    """Raised on all ranks alike: one of them was told to stop."""
+
+
+def evaluate(run: Run, stop: Callable[[], bool]) -> bool:
+    """Run every evaluator on all ranks through the strategy; logs eval/<name>/<metric>.
+
+    Args:
+        run: The run.
+        stop: Whether this rank was told to stop.
+
+    Returns:
+        Whether it came to its end; else nothing is written.
+    """
     run.watchdog.at("eval", run.step)
     model = run.strategy.model
     training = model.training
     model.eval()
     embedder = Embedder(
-        run.encoder, run.world, batch_size=run.eval_batch_size, refinements=refinements(run)
+        watched(run, stop), run.world, batch_size=run.eval_batch_size, refinements=refinements(run)
     )
     results = []
-    for evaluator in run.evaluators:
-        results.append(evaluator.run(embedder))
-        run.watchdog.at("eval", run.step)
-    model.train(training)
+    try:
+        for evaluator in run.evaluators:
+            results.append(evaluator.run(embedder))
+            run.watchdog.at("eval", run.step)
+    except Stopped:
+        return False
+    finally:
+        model.train(training)
     run.evaluated = run.step
     if results:
-        if run.step == run.total_steps:
-            run.log.console.print(results_table(results))
-        run.results = {r.dataset: r.metrics for r in results}
-        values = {
-            f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()
-        }
-        run.log.metrics(run.step, values)
-        if run.world.is_main:
-            text = json.dumps(
-                {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
-            )
-            write_text(run.folder / "results.json", text)
-            store_results(run, results, [r.name for r in embedder.refinements])
+        tell(run, results, [r.name for r in embedder.refinements])
+    return True
+
+
+def watched(run: Run, stop: Callable[[], bool]) -> FeatureEncoder:
+    """The run's encoder; each forward pass is a sign of life, and an opportunity to stop."""
+    encoder = copy.copy(run.encoder)
+
+    def forward(batch: Batch) -> Outputs:
+        run.watchdog.at("eval", run.step)
+        run.status.update()
+        if run.world.max_int(int(stop())):
+            raise Stopped
+        return run.encoder.forward(batch)
+
+    encoder.forward = forward  # type: ignore[method-assign]
+    return encoder
+
+
+def tell(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
+    """Results to the log, the screen and the run folder."""
+    if run.step == run.total_steps:
+        run.log.console.print(results_table(results))
+    run.results = {r.dataset: r.metrics for r in results}
+    values = {f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()}
+    run.log.metrics(run.step, values)
+    if run.world.is_main:
+        text = json.dumps(
+            {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
+        )
+        write_text(run.folder / "results.json", text)
+        store_results(run, results, refined_by)
+
+
+def judged(run: Run) -> bool:
+    """Whether the run folder has the results of this very step, of every evaluator."""
+    name = checkpoint_facts(checkpoint_folder(run.folder, run.step)).name
+    stored = list((run.folder / "eval" / name).glob("*.json"))
+    return (run.folder / "results.json").exists() and len(stored) >= len(run.evaluators)
 
 
 def refinements(run: Run) -> list[Refinement]:

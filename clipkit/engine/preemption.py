@@ -31,6 +31,10 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.received
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received:  # Ctrl-C twice: at once
             raise KeyboardInterrupt

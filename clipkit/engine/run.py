@@ -28,6 +28,7 @@ class Run:
 
     Attributes:
         step: Trained steps; also the data position, skipped batches included.
+        saved: Trained steps at the last save.
         evaluated: Trained steps at the last evaluation.
         results: Of that evaluation: evaluation -> metric -> value.
         auto_chunk: What train.chunk_size=auto has measured.
@@ -56,6 +57,7 @@ class Run:
     save_every: int = 0
     save_minutes: float = 0.0
     step: int = 0
+    saved: int = 0
     saved_at: float = field(default_factory=time.monotonic)
     lock: object = None
     auto_chunk: dict[str, int] | None = None

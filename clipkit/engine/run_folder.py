@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +19,7 @@ from clipkit.errors import ConfigError
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"
+_PATIENCE_S = 8.0  # workers of a process that was killed hold its lock until they notice, 5 s later
 # settings that do not change what is trained
 _FREE = (
     "run.resume", "run.dir", "log.", "eval.", "checkpoint.", "train.threads",
@@ -36,15 +38,21 @@ def claim(folder: Path) -> TextIO:
         lock = open(folder / _LOCK, "a", encoding="utf-8")  # noqa: SIM115  (held by the run)
     except OSError as error:
         raise ConfigError(f"run folder {folder}: cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ConfigError(
-            f"{folder}: another process is training there ({_holder(folder)}); wait or end it"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            lock.close()
+            raise ConfigError(
+                f"{folder}: another process is training there ({_holder(folder)}); wait or end it"
+            ) from None
+        except OSError:  # a file system without locks
+            break
     with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
         os.truncate(folder / _LOCK, 0)
         lock.write(_this_process())

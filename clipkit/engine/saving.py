@@ -52,7 +52,7 @@ def save(run: Run) -> None:
         state=state,
         model_config=run.model_config,
     )
-    run.saved_at = time.monotonic()
+    run.saved, run.saved_at = run.step, time.monotonic()
 
 
 def pick_checkpoint(
@@ -97,7 +97,7 @@ def resume(run: Run, folder: Path) -> None:
     reader = restore(folder, run.strategy, run.addons)
     run.loader.load_state_dict(reader.state["loader"])
     run.loader.bad.before = BadTotals.from_json(reader.state["loader"].get("bad"))
-    run.step = int(reader.state["step"])
+    run.step = run.saved = int(reader.state["step"])
     run.guard.load_state_dict(reader.state.get("guard", {}))
     keep_chunk_size(run, reader.state.get("auto_chunk"))
     run.results = reader.state.get("results", {})

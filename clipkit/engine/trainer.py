@@ -7,10 +7,11 @@ from contextlib import closing
 from typing import Literal
 
 from clipkit import faults
+from clipkit.checkpoint.verify import list_checkpoints
 from clipkit.contracts import Batch
 from clipkit.engine.bad_sample_report import BadSampleList, check_share
 from clipkit.engine.chunk_size import settle_chunk_size
-from clipkit.engine.evaluation import evaluate
+from clipkit.engine.evaluation import evaluate, judged
 from clipkit.engine.pace import Pace
 from clipkit.engine.preemption import StopSignal
 from clipkit.engine.report import report, report_bad_samples
@@ -18,6 +19,7 @@ from clipkit.engine.rollback import watch_over
 from clipkit.engine.run import Run, due
 from clipkit.engine.saving import save, save_due, wants_save
 from clipkit.engine.step import Asks, StepResult
+from clipkit.errors import CheckpointError
 
 Outcome = Literal["done", "preempted"]
 
@@ -33,8 +35,9 @@ def fit(run: Run) -> Outcome:
     run.loader.bad.sink = BadSampleList(run.folder, run.world.rank)
     with StopSignal() as signals, run.watchdog, run.log.live(run.step):
         with closing(iter(run.loader)) as batches:  # its workers end here, whatever happens
-            if owes_evaluation(run):  # stopped where one was due
-                evaluate(run)
+            # stopped where one was due
+            if owes_evaluation(run) and not evaluate(run, signals.asked):
+                return preempted(run)
             while run.step < run.total_steps:
                 result = take_step(run, batches, pace, signals)
                 seen = (run.step - first) * run.global_batch_size
@@ -45,10 +48,10 @@ def fit(run: Run) -> Outcome:
                     save(run)
                 if result.stop and run.step < run.total_steps:
                     return preempted(run)
-                if owes_evaluation(run):  # after the save: it is long, and a signal may end it
-                    evaluate(run)
-        finish(run, trained=run.step > first)
-    return "done"
+                # after the save: it is long, and a signal may end it
+                if owes_evaluation(run) and not evaluate(run, signals.asked):
+                    return preempted(run)
+        return finish(run, signals, trained=run.step > first)
 
 
 def take_step(run: Run, batches: Iterator[Batch], pace: Pace, signals: StopSignal) -> StepResult:
@@ -74,20 +77,27 @@ def owes_evaluation(run: Run) -> bool:
 
 def preempted(run: Run) -> Outcome:
     """Leave with everything on disk; signals that come again meanwhile change nothing."""
+    if run.saved < run.step:
+        save(run)
     run.watchdog.at("save", run.step)
-    run.saver.wait()
+    try:
+        run.saver.wait()
+    except CheckpointError:  # told as an alarm; the next life goes on from the one before
+        if not run.world.broadcast_int(len(list_checkpoints(run.folder))):
+            raise
     run.status.finish("preempted", step=run.step, exit_status=0)
     run.saver.close()
     run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
     return "preempted"
 
 
-def finish(run: Run, *, trained: bool) -> None:
+def finish(run: Run, signals: StopSignal, *, trained: bool) -> Outcome:
     """The last evaluation, unless an earlier life has done it, and the sum of bad samples."""
-    judged = (run.folder / "results.json").exists()
-    if trained or not run.world.broadcast_int(int(judged)):
-        evaluate(run)
+    owed = trained or not run.world.broadcast_int(int(judged(run)))
+    if owed and not evaluate(run, signals.asked):
+        return preempted(run)
     run.watchdog.at("save", run.step)
     run.saver.wait()
     run.saver.close()
     report_bad_samples(run)
+    return "done"

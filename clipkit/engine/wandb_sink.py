@@ -61,7 +61,11 @@ class WandbSink:
 
             os.environ.setdefault("WANDB_SILENT", "true")
             settings = wandb.Settings(
-                init_timeout=30, console="off", disable_git=True, save_code=False
+                init_timeout=30,
+                login_timeout=30,  # on a terminal it asks for a key, and would wait for ever
+                console="off",
+                disable_git=True,
+                save_code=False,
             )
             return wandb.init(
                 project=project,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from clipkit.cli.train import _run
 from clipkit.config.load import load_config
 from clipkit.dist.group import World
 from clipkit.errors import DataError, TrainingError
-from tests.e2e.runs import finish, start, write_run
+from tests.e2e.runs import environment, finish, start, write_run
 
 
 def test_check_says_ok_and_starts_nothing(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_a_killed_loader_worker_is_one_line(monkeypatch: Any, capsys: Any, tmp_p
     monkeypatch.setattr("clipkit.dist.group.setup", lambda *_, **__: World())
     monkeypatch.setattr("clipkit.engine.build.set_threads", lambda *_: None)
     monkeypatch.setattr("clipkit.engine.build.build_run", killed)
-    assert _run(load_config(write_run(tmp_path), [])) == 3
+    assert _run(load_config(write_run(tmp_path), [])) == 1  # started anew
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and err.startswith("clipkit: a loader worker")
 
@@ -87,5 +89,20 @@ def test_a_loader_worker_killed_while_the_run_goes_on(tmp_path: Path) -> None:
     names = {Path(f"/proc/{c}/comm").read_text().strip(): int(c) for c in children}
     os.kill(names["pt_data_worker"], signal.SIGKILL)
     status, _, err = finish(process)
-    assert status == 3 and "Traceback" not in err
+    assert status == 1 and "Traceback" not in err
     assert err.splitlines()[-1].startswith("clipkit: a loader worker")
+
+
+@pytest.mark.slow
+def test_what_hangs_while_a_run_is_built_ends(tmp_path: Path) -> None:
+    code = f"""
+import threading
+import clipkit.cli.train, clipkit.dist.watchdog, clipkit.engine.build
+from clipkit.config.load import load_config
+clipkit.dist.watchdog._MARGIN_S = 0.5
+clipkit.engine.build.build_run = lambda *_: threading.Event().wait()
+clipkit.cli.train._run(load_config({str(write_run(tmp_path))!r}, ["engine.timeout_s=0.1"]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment())
+    assert done.returncode == 1 and "Timeout" in done.stderr and "in wait" in done.stderr

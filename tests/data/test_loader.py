@@ -17,7 +17,7 @@ import torch
 
 from clipkit.data.loader import IndexedLoader, check_state, worker_lost
 from clipkit.data.mixture import Mixture, order_for_mixture
-from clipkit.errors import CheckpointError, DataError
+from clipkit.errors import CheckpointError, DataError, LostWorkerError
 from tests.data.indexed_loaders import COUNTS, B, Planted, joined, make, take
 from tests.fixtures_shards import number_tokenizer, small_reader, write_shards
 
@@ -226,7 +226,7 @@ def test_a_killed_worker_is_told_from_other_errors(shards, tmp_path):
         resource_sharer.DupFd.detach(SimpleNamespace(_id=(str(tmp_path / "gone"), 0)))
     for error in (killed.value, unfetched.value):
         lost = worker_lost(error)
-        assert isinstance(lost, DataError) and "\n" not in str(lost)
+        assert isinstance(lost, LostWorkerError) and "\n" not in str(lost)
         assert "data.workers" in str(lost) and "out of memory" in str(lost)
         wrapped = ValueError("on the way out")
         wrapped.__context__ = error

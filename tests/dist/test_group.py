@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 from clipkit.dist.group import AbortWatch, World, pick_device
+from clipkit.errors import ConfigError
 
 _WAITER = """
 import os, sys, time
@@ -59,3 +61,11 @@ def test_watch_of_a_single_process_does_nothing() -> None:
 
 def test_device() -> None:
     assert pick_device("cpu", 0) == torch.device("cpu")
+
+
+def test_more_processes_than_gpus_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for wanted in ("auto", "cuda"):
+        with pytest.raises(ConfigError, match="local rank 1 needs a GPU of its own, 1 are visible"):
+            pick_device(wanted, 1)

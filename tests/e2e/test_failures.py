@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.engine.status import read_status
 from tests.e2e.runs import by_hand, train, write_run
 from tests.fixtures_shards import write_shards
 
@@ -67,3 +68,5 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
     status, _, err = train(config, f"model.pretrained={tmp_path}/other.safetensors")
     assert status == 4
     assert "another architecture" in err.splitlines()[-1] and "Traceback" not in err
+    found = read_status(tmp_path / "runs" / "r")  # torchrun's own status would be 1: start again
+    assert (found["state"], found["exit_status"]) == ("failed", 4)

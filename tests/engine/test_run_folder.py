@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from clipkit.errors import ConfigError
 from tests.e2e.runs import write_run
 
 
-def test_a_second_process_is_refused(tmp_path: Path) -> None:
+def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipkit.engine.run_folder._PATIENCE_S", 0.0)
     lock = claim(tmp_path / "run")
     with pytest.raises(
         ConfigError, match=rf"another process is training there \(pid {os.getpid()}"
@@ -50,6 +52,13 @@ os.kill(os.getpid(), signal.SIGKILL)
     claim(tmp_path / "run").close()
     now = (tmp_path / "run" / ".lock").read_text()
     assert now != left and now.count("pid") == 1
+
+
+def test_a_lock_that_is_freed_soon_is_waited_for(tmp_path: Path) -> None:
+    """A child of the process that was killed, or a reader who looked at just that moment."""
+    lock = claim(tmp_path / "run")
+    threading.Timer(0.3, lock.close).start()
+    claim(tmp_path / "run").close()
 
 
 def test_a_folder_that_cannot_be_made_is_named() -> None:

@@ -86,3 +86,23 @@ def test_in_the_end_the_user_is_told_and_nothing_is_lost(
     ranks(2).run(fit_in_pool, str(reference.config), overrides)
     assert history(run) == history(reference.run)
     assert_same_weights(run, reference.run)
+
+
+def fit_without_patience(world: World, config: str, overrides: list[str], fault: str) -> str:
+    """As `fit_with_fault`; a save that failed is not tried again."""
+    with mock.patch("clipkit.checkpoint.saver.RETRY_AFTER_S", ()):
+        return fit_with_fault(world, config, overrides, fault)
+
+
+@pytest.mark.slow
+def test_a_preempted_run_goes_on_from_the_checkpoint_before(
+    tmp_path: Path, reference: Reference, ranks
+) -> None:  # type: ignore[no-untyped-def]
+    overrides, run = [f"run.dir={tmp_path}", "data.workers=0", "run.resume=auto"], tmp_path / "r"
+    config, fault = str(reference.config), "term@1:14,disk_full@0:15"
+    assert ranks(2).run(fit_without_patience, config, overrides, fault) == ["preempted"] * 2
+    assert [step_of(p) for p in list_checkpoints(run)] == [10]
+    assert status(run)["state"] == "preempted" and len(events(run, "save_failed")) >= 1
+    assert ranks(2).run(fit_in_pool, config, overrides) == ["done"] * 2
+    assert history(run) == history(reference.run)
+    assert_same_weights(run, reference.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -68,6 +69,26 @@ def test_a_killed_rank_is_relaunched(stage: Stage, reference: Reference) -> None
     assert stage.lines("lives") == ["2"] and "relaunch 1 of 1" in err
     joins(stage.run, reference)
     assert_nothing_runs(stage.run)
+
+
+@pytest.mark.slow
+def test_two_machines_are_relaunched(stage: Stage, reference: Reference) -> None:
+    """The one whose rank was killed and the other one notice at different times, and meet again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = ("1", str(reference.config), f"run.dir={stage.folder}/runs", "engine.timeout_s=20")
+    env = {"NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    machines = []
+    for number in (0, 1):
+        own = {"STAGE": str(stage.folder / f"machine_{number}"), VARIABLE: "kill@1:17,hang@0:17"}
+        Path(own["STAGE"]).mkdir()
+        machines.append(stage.start("torchrun.sh", *arguments, **{**env, **own}))
+    answers = [stage.finish(machine, timeout=150) for machine in machines]
+    assert [code for code, _, _ in answers] == [0, 0], answers
+    assert all("crashed" in err for _, _, err in answers)
+    assert status(stage.run)["state"] == "done"
+    assert_exact_coverage(stage.run)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,11 @@ import pytest
 
 from clipkit.checkpoint.saver import Saver
 from clipkit.checkpoint.verify import list_checkpoints, verify_checkpoint
+from clipkit.config.load import load_config
+from clipkit.contracts import Batch, Outputs
 from clipkit.dist.group import World
+from clipkit.engine.build import build_run
+from clipkit.engine.trainer import fit
 from tests.e2e.runs import finish
 from tests.engine.inprocess import fit_in_pool
 from tests.faults.conftest import Reference
@@ -54,6 +59,52 @@ def test_a_signal_to_one_rank_stops_all_after_its_step(
     assert history(run) == history(reference.run)
     assert_exact_coverage(run)
     assert_same_weights(run, reference.run)
+
+
+def fit_signalled_while_evaluating(
+    world: World, config: str, overrides: list[str], step: int
+) -> str:
+    """Rank 1 is told to stop in a forward pass of the evaluation after `step`."""
+    run = build_run(load_config(config, overrides), world)
+    forward = run.encoder.forward
+
+    def signalled(batch: Batch) -> Outputs:
+        if world.rank == 1 and run.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(batch)
+
+    run.encoder.forward = signalled  # type: ignore[method-assign]
+    try:
+        return fit(run)
+    finally:
+        run.encoder.forward = forward  # type: ignore[method-assign]  # no cycle: it frees the lock
+        run.log.close()
+
+
+@pytest.mark.parametrize("step", [20, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_signal_ends_an_evaluation_which_the_next_life_makes_up_for(
+    step: int, tmp_path: Path, reference: Reference, ranks
+) -> None:  # type: ignore[no-untyped-def]
+    """In the middle, where nothing was saved, and the last one."""
+    overrides = [f"run.dir={tmp_path}", "data.workers=0", "run.resume=auto", "eval.every=20"]
+    overrides.append("checkpoint.every=30")
+    config, run = str(reference.config), tmp_path / "r"
+    assert (
+        ranks(2).run(fit_signalled_while_evaluating, config, overrides, step) == ["preempted"] * 2
+    )
+    assert status(run)["state"] == "preempted" and status(run)["step"] == step
+    assert list_checkpoints(run)[-1].name == f"step_{step:08d}"
+    assert evaluations(run) == list(range(20, step, 20))
+    assert ranks(2).run(fit_in_pool, config, overrides) == ["done"] * 2
+    assert evaluations(run) == [20, 40]
+    assert history(run) == history(reference.run)
+    assert_same_weights(run, reference.run)
+
+
+def evaluations(run: Path) -> list[int]:
+    """Steps of which metrics.jsonl has results."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if any(key.startswith("eval/") for key in line)]
 
 
 @pytest.mark.slow

@@ -87,16 +87,33 @@ for _ in {1..600}; do sleep 0.1; done
 """
 
 
-@pytest.mark.parametrize("name", ["TERM", "USR1"])
-def test_a_signal_is_passed_on_and_ends_the_loop(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("sent", "told"), [("TERM", "TERM"), ("USR1", "USR1"), ("HUP", "TERM")], ids=str
+)
+def test_a_signal_is_passed_on_and_ends_the_loop(tmp_path: Path, sent: str, told: str) -> None:
     stage = Stage(tmp_path, WAITS)
-    process = stage.start("torchrun.sh", "2", str(stage.config), SIGNAL=name)
+    process = stage.start("torchrun.sh", "2", str(stage.config), SIGNAL=told)
     stage.wait_for("ready")
-    number = getattr(signal, f"SIG{name}")
-    process.send_signal(number)
+    process.send_signal(getattr(signal, f"SIG{sent}"))
     status, _, err = stage.finish(process)
-    assert status == 128 + number and len(stage.lives) == 1
-    assert stage.lines("told") == [name] and "preempted, saved as step_00000007" in err
+    assert status == 128 + getattr(signal, f"SIG{told}") and len(stage.lives) == 1
+    assert stage.lines("told") == [told] and "preempted, saved as step_00000007" in err
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_end_the_save(tmp_path: Path) -> None:
+    saves = """
+trap 'echo told >> "$STAGE/told"' TERM
+status running; touch "$STAGE/ready"
+until [ -e "$STAGE/told" ]; do sleep 0.1; done
+sleep 1; status preempted; exit 1
+"""
+    stage = Stage(tmp_path, saves)
+    process = stage.start("torchrun.sh", "2", str(stage.config))
+    for name in ("ready", "told"):
+        stage.wait_for(name)
+        process.send_signal(signal.SIGTERM)
+    assert stage.finish(process)[0] == 128 + signal.SIGTERM and stage.lines("told") == ["told"]
 
 
 def test_a_signal_during_the_pause_ends_the_loop(tmp_path: Path) -> None:
@@ -135,6 +152,6 @@ def test_several_machines_meet(tmp_path: Path) -> None:
     assert status == 2 and "NODES=3 needs MASTER_ADDR" in err and not stage.lives
     assert torchrun(stage, NODES="3", MASTER_ADDR="node1")[0] == 0
     assert (
-        "--nnodes=3 --rdzv-backend=c10d --rdzv-id=r --rdzv-endpoint=node1:29500" in stage.lives[0]
+        "--nnodes=3 --rdzv-backend=c10d --rdzv-id=r-- --rdzv-endpoint=node1:29500" in stage.lives[0]
     )
     assert stage.lines("calls")[0].startswith("check 6 ")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.launch.fakes import Stage
+from tests.launch.fakes import ROOT, Stage
 from tests.launch.test_relaunch import CRASH, WAITS
 
 SAVED = "checkpoint 7; status preempted; exit 1"
@@ -26,8 +27,10 @@ def test_the_check_then_one_task_a_gpu(tmp_path: Path) -> None:
     assert sbatch(stage, "optim.lr=1e-4")[0] == 0
     arguments = f"-m clipkit train {stage.config} optim.lr=1e-4 run.resume=auto"
     assert stage.lives == [arguments]
-    assert stage.lines("calls")[0].startswith("check 2 ") and len(stage.lines("srun")) == 1
-    assert stage.lines("srun")[0].startswith("srun --kill-on-bad-exit=1 bash -c mkdir")
+    assert stage.lines("calls")[0].startswith("check 2 ")
+    first, cleaning = stage.lines("srun")
+    assert first.startswith("srun --kill-on-bad-exit=1 --wait=0 --export=ALL bash -c mkdir")
+    assert cleaning == 'srun --ntasks=2 --ntasks-per-node=1 --export=ALL bash -c rm -rf "$TMPDIR"'
     own = f"{tmp_path}/clipkit_123_0"
     assert stage.lines("place") == [f"node7 20123 {own} {own}/torch_extensions {own}/triton"]
     assert requeued(stage) == [] and not Path(own).exists()
@@ -52,6 +55,26 @@ def test_preempted_is_requeued_once_whatever_the_exit_status(tmp_path: Path) -> 
         assert requeued(stage) == ["requeue 123"] and len(stage.lives) == 1, number
 
 
+def test_a_controller_that_is_away_is_asked_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, SAVED)
+    stage.program("sleep", "exit 0")
+    answers = (stage.bin / "scontrol").read_text().removeprefix("#!/bin/bash\n")
+    stage.program("scontrol", answers + f"if [ -e {tmp_path}/asked ]; then exit; fi\n"
+                  f'if [ "$1" = requeue ]; then touch {tmp_path}/asked; exit 1; fi')  # fmt: skip
+    assert sbatch(stage)[0] == 0 and requeued(stage) == ["requeue 123"] * 2
+    assert not (tmp_path / "clipkit_123_0").exists()
+
+
+def test_one_task_with_its_cores(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, 'echo "$SRUN_CPUS_PER_TASK" > "$STAGE/cores"; status done')
+    script = stage.environment(SLURM_JOB_NUM_NODES="1", SLURM_CPUS_PER_TASK="12")
+    del script["SLURM_NTASKS"]  # sbatch sets it only where it was asked for
+    command = ["bash", str(ROOT / "launch" / "slurm.sbatch"), str(stage.config)]
+    subprocess.run(command, cwd=tmp_path, env=script, check=True, timeout=60)
+    assert stage.lines("cores") == ["12"] and len(stage.lines("srun")) == 1
+    assert stage.lines("calls")[0].startswith("check 1 ")
+
+
 def test_nothing_else_is_requeued(tmp_path: Path) -> None:
     for name, life, status in (
         ("done", "status done", 0),
@@ -74,35 +97,53 @@ def test_what_was_preempted_before_and_failed_now_is_not_requeued(tmp_path: Path
 IMPORTS = 'touch "$STAGE/ready"; exec sleep 60'  # killed by the signal: no handler yet
 
 
+SRUN = """while [ "$1" != bash ]; do shift; done
+trap 'kill -USR1 $!' USR1
+trap 'kill -KILL $!; exit 1' TERM
+"$@" &
+wait $!
+wait $!"""  # as SLURM's: it passes USR1 on to its tasks, and kills them on SIGTERM
+
+
 @pytest.mark.parametrize(
     ("name", "life", "expected"),
     [
         ("USR1", WAITS, ["requeue 123"]),
         ("USR1", IMPORTS, ["requeue 123"]),
+        ("USR1", WAITS.replace("preempted", "failed 1"), ["requeue 123"]),
         ("USR1", WAITS.replace("preempted", "failed 3"), []),
         ("USR1", WAITS.replace("preempted", "done"), []),
         ("TERM", WAITS, []),
     ],
-    ids=["saved", "starting", "a mistake", "done", "cancelled"],
+    ids=["saved", "starting", "a crash", "a mistake", "done", "cancelled"],
 )
 def test_a_signal_to_the_script(tmp_path: Path, name: str, life: str, expected: list[str]) -> None:
     """USR1 comes before the time limit; TERM when the job is cancelled, or SLURM requeues it."""
     stage = Stage(tmp_path, life)
-    # as SLURM's: it passes signals on to its tasks
-    stage.program(
-        "srun",
-        'while [ "$1" != bash ]; do shift; done\n'
-        f'trap "kill -{name} \\$!" {name}\n"$@" &\nwait $!\nwait $!',
-    )
-    process = stage.start("slurm.sbatch", str(stage.config), SIGNAL=name)
+    stage.program("srun", SRUN)
+    process = stage.start("slurm.sbatch", str(stage.config), SIGNAL="USR1")
     stage.wait_for("ready")
     process.send_signal(getattr(signal, f"SIG{name}"))
     status, _, _ = stage.finish(process)
     assert requeued(stage) == expected and len(stage.lives) == 1
     if life is not IMPORTS:
-        assert stage.lines("told") == [name]
+        assert stage.lines("told") == ["USR1"]
     wanted = {"failed 3": 3, "preempted": 128 + signal.SIGTERM}
     assert status == (0 if expected else next((v for k, v in wanted.items() if k in life), 0))
+
+
+@pytest.mark.slow
+def test_a_life_that_does_not_end_in_time_is_requeued_all_the_same(tmp_path: Path) -> None:
+    deaf = """trap '' USR1; status running; touch "$STAGE/ready"; exec sleep 3"""
+    stage = Stage(tmp_path, deaf)
+    stage.program("srun", SRUN)
+    script = (ROOT / "launch" / "slurm.sbatch").read_text()
+    assert "PATIENCE=100" in script
+    (tmp_path / "brief.sbatch").write_text(script.replace("PATIENCE=100", "PATIENCE=1"))
+    process = stage.start(str(tmp_path / "brief.sbatch"), str(stage.config))
+    stage.wait_for("ready")
+    process.send_signal(signal.SIGUSR1)
+    assert stage.finish(process)[0] == 0 and requeued(stage) == ["requeue 123"]
 
 
 def test_tasks_of_an_array_have_names_folders_and_numbers_of_their_own(tmp_path: Path) -> None:
