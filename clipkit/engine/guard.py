@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 SpikePolicy = Literal["off", "warn", "skip", "rollback"]
 _SIGMA_PER_MAD = 1.4826
 _FLOOR, _RELATIVE_FLOOR = 0.005, 0.02
-_FORGET_AFTER = 1000  # applied steps after which an earlier roll-back counts no more
+_FORGET_AFTER = 1000  # applied steps since the last roll-back; then those before count no more
 
 
 class Judged(Protocol):
@@ -93,7 +93,7 @@ class Guard:
                 self.done = 0
             return "go on"
         self.trouble = "spike" if self.trouble == "spike" else "nonfinite"
-        self.skipped, self.in_a_row, self._calm = self.skipped + 1, self.in_a_row + 1, 0
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         at_once = self.trouble == "spike" and self.spike == "rollback"
         return "roll back" if at_once or self.in_a_row % self.nonfinite == 0 else "go on"
 
