@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,37 @@ def test_a_remote_folder_that_is_down_costs_no_save(
     assert [kind for kind, _ in told] == ["saved", "upload_failed", "upload_failed"]
     with pytest.raises(CheckpointError, match="memory://copies/r: cannot be listed .no answer"):
         fetch_newest("memory://copies", tmp_path / "other" / "r")
+
+
+def test_what_an_earlier_life_could_not_copy_comes_at_the_end(tmp_path: Path, remote: str) -> None:
+    write_run(tmp_path / "r", 1)
+    told = save(tmp_path / "r", remote, [])
+    assert [kind for kind, _ in told] == ["uploaded"]
+    assert save(tmp_path / "r", remote, []) == []
+
+
+def test_a_remote_folder_that_never_answers_ends_in_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(RemoteFolder, "steps", lambda self: hangs.wait(20))
+    monkeypatch.setattr("clipkit.checkpoint.remote._PATIENCE_S", 0.1)
+    write_run(tmp_path / "r", 1)
+    told = save(tmp_path / "r", "memory://copies", [])
+    hangs.set()
+    assert "no end of the copy" in dict(told)["upload_failed"]
+
+
+def test_later_copies_of_a_past_that_was_left_neither_count_nor_go(
+    tmp_path: Path, remote: str
+) -> None:
+    save(tmp_path / "r", remote, [7, 8, 9])
+    shutil.rmtree(tmp_path / "r")
+    save(tmp_path / "r", remote, [1, 2, 3])
+    there = RemoteFolder(run_url(remote, tmp_path / "r"))
+    assert there.steps() == [2, 3, 8, 9]
+    save(tmp_path / "r", remote, [8])
+    assert there.steps() == [3, 8, 9] and verify_remote(there, 8) == 4
 
 
 def test_a_damaged_one_here_is_not_copied(tmp_path: Path, remote: str) -> None:
