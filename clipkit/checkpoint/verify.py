@@ -56,6 +56,13 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
         CheckpointError: No manifest, or a listed file is missing, cut short or changed.
     """
     folder = Path(folder)
+    try:
+        return _verify(folder)
+    except OSError as error:  # of a disk that is ill, or it was removed meanwhile
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from None
+
+
+def _verify(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
     manifest = read_json(folder / MANIFEST)
@@ -67,11 +74,7 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path} has {path.stat().st_size} bytes, {entry.get('bytes')} were written"
             )
-        try:
-            digest = sha256(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
-        if digest != entry.get("sha256"):
+        if sha256(path) != entry.get("sha256"):
             raise CheckpointError(f"{path} was changed after it was written (sha256 differs)")
     return manifest
 

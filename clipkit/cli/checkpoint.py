@@ -66,9 +66,10 @@ def prune(
     _folders(run)
     rules = replace(_rules(run), keep=keep, keep_every=keep_every)
     try:
-        with only_writer(run / "checkpoints"):
-            _, go = explain(run, rules, read_scores(run, rules.best))
-            for folder in go:
+        # all are read before the lock is taken: meanwhile the run may save
+        _, go = explain(run, rules, read_scores(run, rules.best))
+        with contextlib.nullcontext() if dry_run else only_writer(run / "checkpoints"):
+            for folder in filter(Path.exists, go):
                 if not dry_run:
                     discard(folder)
                 print(f"{'would remove' if dry_run else 'removed'} {folder}")

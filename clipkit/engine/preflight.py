@@ -78,6 +78,8 @@ def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
         if saved is not None:
             break
     else:
+        if config.checkpoint.remote is not None:  # a copy there may be
+            return
         raise CheckpointError(
             f"{folder}: no checkpoint is valid; restore one or set another run.name"
         )

@@ -1,5 +1,6 @@
 """Atomic text, flushes and digests."""
 
+import errno
 import hashlib
 
 import pytest
@@ -58,6 +59,21 @@ def test_flush_takes_files_and_folders(tmp_path):
     flush(tmp_path)
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_a_folder(tmp_path, monkeypatch, number):
+    def refuse(descriptor):
+        raise OSError(number, "fsync")
+
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    flush(tmp_path)
+    with pytest.raises(OSError, match="fsync"):
+        flush(tmp_path / "a")
+    number = errno.EIO
+    with pytest.raises(OSError, match="fsync"):
+        flush(tmp_path)
 
 
 def test_written_and_hashed_in_one_go(tmp_path):

@@ -1,7 +1,9 @@
 """A checkpoint with any fault is refused, the fault is named, and an older one is found."""
 
+import errno
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,21 @@ def change_manifest(folder, change):
 
 def test_a_whole_one_passes(folder):
     assert set(verify_checkpoint(folder)["files"]) == set(FILES)
+
+
+@pytest.mark.parametrize("look", ["is_file", "stat"])
+def test_one_that_the_disk_cannot_read_is_passed_over(tmp_path, monkeypatch, look):
+    older, ill = write_run(tmp_path, 1), write_run(tmp_path, 2)
+    honest = getattr(Path, look)
+
+    def looking(self, **options):
+        if self.parent == ill:
+            raise OSError(errno.EIO, "Input/output error")
+        return honest(self, **options)
+
+    monkeypatch.setattr(Path, look, looking)
+    found, skipped = newest_valid(tmp_path)
+    assert found == older and "step_00000002" in skipped[0] and "Input/output" in skipped[0]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,7 +9,7 @@ import pytest
 
 from clipkit.config.load import load_config
 from clipkit.engine import preflight
-from clipkit.errors import ConfigError, DataError
+from clipkit.errors import CheckpointError, ConfigError, DataError
 from tests.e2e.runs import write_run
 
 
@@ -35,6 +35,18 @@ def test_a_file_of_phrases_must_hold_some(tmp_path: Path) -> None:
         preflight.preflight(config)
     held.write_text("red circle\n")
     preflight.preflight(config)
+
+
+def test_damaged_checkpoints_with_copies_elsewhere_are_no_end(tmp_path: Path) -> None:
+    path, options = write_run(tmp_path), ["run.resume=auto"]
+    config = load_config(path, options)
+    folder = preflight.run_folder(config)
+    (folder / "checkpoints" / "step_00000001").mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match="no checkpoint is valid"):
+        preflight.preflight(config)
+    options.append(f"checkpoint.remote={tmp_path}/far")
+    preflight.preflight(load_config(path, options))
 
 
 def test_an_evaluation_folder_must_exist(tmp_path: Path) -> None:
