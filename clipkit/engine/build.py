@@ -249,7 +249,6 @@ def build_run(config: RunConfig, world: World) -> Run:
     check_compiler(config, world)
     check_auto_chunk(config, world)
     folder = run_folder(config)
-    newest, notes = _pick(config, folder, world)
     addons, losses = build_addons(config), build_losses(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)
@@ -257,6 +256,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     evaluators = build_evaluators(config)
     lock = claim(folder) if world.is_main else None
     world.barrier()
+    newest, notes = _pick(config, folder, world)  # claimed: no other run removes what is found
     log = build_log(config, folder, world)
     status = StatusFile(folder, main=world.is_main, log=log)
     wary = config.engine.strategy == "deepspeed"
