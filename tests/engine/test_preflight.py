@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_damaged_checkpoints_with_copies_elsewhere_are_no_end(tmp_path: Path) ->
         preflight.preflight(config)
     options.append(f"checkpoint.remote={tmp_path}/far")
     preflight.preflight(load_config(path, options))
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "saved", "good"), [(4, 2, True), (4, 0, False), (0, 2, False), (4, 8, False)]
+)
+def test_the_best_checkpoint_is_one_that_was_evaluated(
+    evaluated: int, saved: int, good: bool, tmp_path: Path
+) -> None:
+    options = [f"eval.every={evaluated}", f"checkpoint.every={saved}", "checkpoint.best=a/b"]
+    config = load_config(write_run(tmp_path), options)
+    with contextlib.nullcontext() if good else pytest.raises(ConfigError, match="checkpoint.best"):
+        preflight.preflight(config)
 
 
 def test_an_evaluation_folder_must_exist(tmp_path: Path) -> None:
