@@ -155,6 +155,24 @@ def verify_remote(folder: RemoteFolder, step: int) -> int:
     return len(manifest["files"])
 
 
+def refuse_copies(remote: str, run_dir: str | Path) -> None:
+    """A new run must not mix its copies with those of an earlier one of its name.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    folder = RemoteFolder(run_url(remote, run_dir))
+    try:
+        steps = folder.steps()
+    except Exception:  # of any file system; an alarm says so at the first copy
+        return
+    if steps:
+        raise ConfigError(
+            f"checkpoint.remote: {folder.url} holds checkpoints of an earlier run (step "
+            f"{steps[-1]}); set run.resume=auto to go on from there, or another run.name"
+        )
+
+
 def fetch_newest(remote: str, run_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Copy the newest remote checkpoint that verifies into a run folder that has none.
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.remote import refuse_copies
 from clipkit.checkpoint.verify import find_checkpoint
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
@@ -307,9 +308,12 @@ def build_run(config: RunConfig, world: World) -> Run:
 
 def _pick(config: RunConfig, folder: Path, world: World) -> tuple[Path | None, list[str]]:
     """Where to go on from, with run.resume=auto, and what to say about it."""
-    if config.run.resume != "auto":
-        return None, []
-    return pick_checkpoint(folder, world, config.checkpoint.remote)
+    remote = config.checkpoint.remote
+    if config.run.resume == "auto":
+        return pick_checkpoint(folder, world, remote)
+    if remote is not None and world.is_main:
+        refuse_copies(remote, folder)
+    return None, []
 
 
 def _notes(

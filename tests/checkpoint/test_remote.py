@@ -14,7 +14,13 @@ import torch
 
 from clipkit.checkpoint.host_copy import Slice
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.remote import RemoteFolder, fetch_newest, run_url, verify_remote
+from clipkit.checkpoint.remote import (
+    RemoteFolder,
+    fetch_newest,
+    refuse_copies,
+    run_url,
+    verify_remote,
+)
 from clipkit.checkpoint.saver import Saver
 from clipkit.checkpoint.verify import list_checkpoints, newest_valid, step_of
 from clipkit.dist.group import World
@@ -222,6 +228,22 @@ def test_a_copy_counts_only_when_all_of_it_is_new(tmp_path: Path, remote: str) -
     finally:
         del there._fs.put_file
     assert names[-1] == "manifest.json" and verify_remote(there, 1) == 4
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one_of_its_name(
+    tmp_path: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_copies(remote, tmp_path / "r")
+    save(tmp_path / "r", remote, [5])
+    with pytest.raises(ConfigError, match=r"earlier run \(step 5\); set run.resume=auto"):
+        refuse_copies(remote, tmp_path / "r")
+    refuse_copies(remote, tmp_path / "other")
+
+    def down(self: RemoteFolder) -> list[int]:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(RemoteFolder, "steps", down)
+    refuse_copies(remote, tmp_path / "r")
 
 
 def test_urls(tmp_path: Path) -> None:
