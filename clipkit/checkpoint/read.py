@@ -102,9 +102,14 @@ class CheckpointReader:
         try:
             if name not in self._files:
                 self._files[name] = safe_open(self.folder / name, framework="pt")
-            return self._files[name].get_slice(piece["key"])[start:stop]
+            data = self._files[name].get_slice(piece["key"])
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder / name}: cannot be read: {error}") from None
+        if data.get_shape() != [piece["stop"] - piece["start"]]:
+            raise CheckpointError(
+                f"{self.folder / name}: '{piece['key'][:80]}' has another length than index.json says"
+            )
+        return data[start:stop]
 
 
 def _check_index(index: dict[str, Any], files: set[str]) -> None:
@@ -114,6 +119,9 @@ def _check_index(index: dict[str, Any], files: set[str]) -> None:
         ValueError, TypeError, KeyError: What is wrong.
     """
     for tensor, entry in index.items():
+        numbers = [p[end] for p in entry["slices"] for end in ("start", "stop")]
+        if any(type(n) is not int or n < 0 for n in (*entry["shape"], *numbers)):
+            raise ValueError(f"'{tensor[:80]}' has a size that is none")
         end = 0
         for piece in entry["slices"]:
             if piece["file"] not in files:

@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 REPLACED = ".replaced-"  # in the name of one whose step is being written anew
 _STEP = re.compile(rf"^step_(\d{{8,}})(?:{re.escape(REPLACED)}\w+)?$")
 _PAUSES_S = (0.1, 0.4, 1.5)
+_LONG_PAUSES_S = (5.0, 10.0, 20.0, 30.0)  # a client of NFS may believe for a minute what it saw
 
 
 def read_json(path: Path) -> Any:
@@ -110,10 +111,10 @@ def checkpoint_step(folder: str | Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _pauses() -> Iterator[None]:
+def _pauses(more: tuple[float, ...] = ()) -> Iterator[None]:
     """Looks: one at once, and some more, a little later each."""
     yield
-    for pause in _PAUSES_S:
+    for pause in (*_PAUSES_S, *more):
         time.sleep(pause)
         yield
 
@@ -128,8 +129,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def wait_for(folder: Path) -> None:
-    """Look again, for two seconds at most, while a checkpoint that another rank sees is missing."""
-    for _ in _pauses():
+    """Look again, for a minute or so, while a checkpoint that another rank sees is missing."""
+    for _ in _pauses(_LONG_PAUSES_S):
         if (folder / MANIFEST).is_file():
             return
 

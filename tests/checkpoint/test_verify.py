@@ -217,3 +217,17 @@ def test_order_is_by_step_not_by_name(tmp_path):
     for step in (99_999_999, 100_000_000):
         write_run(tmp_path, step)
     assert [step_of(p) for p in list_checkpoints(tmp_path)] == [99_999_999, 100_000_000]
+
+
+@pytest.mark.parametrize("looks", [3, 7, None])
+def test_what_another_rank_sees_is_waited_for_a_minute(tmp_path, monkeypatch, looks):
+    pauses = []
+
+    def nap(seconds):
+        pauses.append(seconds)
+        if len(pauses) == looks:
+            write_run(tmp_path, 2)
+
+    monkeypatch.setattr(verify.time, "sleep", nap)
+    verify.wait_for(tmp_path / "checkpoints" / "step_00000002")
+    assert len(pauses) == (looks or 7) and sum(pauses) < 90
