@@ -144,7 +144,11 @@ def only_writer(folder: Path) -> Iterator[bool]:
             raise BlockingIOError(0, "another process is writing checkpoints there") from None
         except OSError:
             sure = False
-        yield sure
+        try:
+            yield sure
+        finally:  # closing would not do: a process forked meanwhile holds the file open too
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def share(path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import errno
 import hashlib
+import os
+import signal
+import time
 
 import pytest
 
@@ -137,3 +140,17 @@ def test_the_lock_ends_with_its_process(tmp_path):
     os.waitpid(child, 0)
     with only_writer(tmp_path) as sure:
         assert sure
+
+
+def test_a_process_forked_meanwhile_does_not_keep_the_lock(tmp_path):
+    with only_writer(tmp_path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with only_writer(tmp_path) as sure:
+            assert sure
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
