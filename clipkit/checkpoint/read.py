@@ -107,7 +107,7 @@ class CheckpointReader:
             raise CheckpointError(f"{self.folder / name}: cannot be read: {error}") from None
         if data.get_shape() != [piece["stop"] - piece["start"]]:
             raise CheckpointError(
-                f"{self.folder / name}: '{piece['key'][:80]}' has another length than index.json says"
+                f"{self.folder / name}: '{piece['key'][:80]}' is not as long as index.json says"
             )
         return data[start:stop]
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,11 +46,23 @@ def claim(folder: Path) -> TextIO:
         ) from None
     except OSError:  # a file system without locks
         pass
+    _leave_to_this_process(lock)
     with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
         os.truncate(folder / _LOCK, 0)
         lock.write(_this_process())
         lock.flush()
     return lock
+
+
+def _leave_to_this_process(lock: TextIO) -> None:
+    """A loader's worker, which may outlive a killed run for seconds, does not hold the lock too."""
+    held = weakref.ref(lock)
+
+    def drop() -> None:
+        if (inherited := held()) is not None:
+            inherited.close()
+
+    os.register_at_fork(after_in_child=drop)
 
 
 def _this_process() -> str:

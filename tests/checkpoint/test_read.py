@@ -93,7 +93,7 @@ def test_a_tensor_is_as_long_as_the_index_says(tmp_path, shape):
     held = load_file(path)
     held["weight/a@0"] = torch.ones(shape)
     save_file(held, path)
-    with pytest.raises(CheckpointError, match="'weight/a@0' has another length"):
+    with pytest.raises(CheckpointError, match="'weight/a@0' is not as long"):
         CheckpointReader(folder).full("weight", "a")
 
 

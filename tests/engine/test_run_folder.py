@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,19 @@ def test_arguments_of_listed_parts_are_told_one_by_one(tmp_path: Path) -> None:
     assert "resumed with addons.1.kind=None, was 'ema'" in changed_settings(
         folder, config("{kind: gap}")
     )
+
+
+def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path) -> None:
+    lock, (begun, begin) = claim(tmp_path), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(begin, b"x")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        assert os.read(begun, 1) and is_live(tmp_path)
+        lock.close()
+        assert not is_live(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
