@@ -47,8 +47,9 @@ def prune(
     run: RunFolder,
     keep: Annotated[int, typer.Option(min=1, help="Newest valid checkpoints that stay.")],
     keep_every: Annotated[
-        int, typer.Option(min=0, help="Multiples of this step stay too; 0: none.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Multiples of this step stay too; 0: none. Default: as the run."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
@@ -64,7 +65,9 @@ def prune(
     from clipkit.checkpoint.write import discard
 
     _folders(run)
-    rules = replace(_rules(run), keep=keep, keep_every=keep_every)
+    rules = replace(_rules(run), keep=keep)
+    if keep_every is not None:
+        rules = replace(rules, keep_every=keep_every)
     try:
         # all are read before the lock is taken: meanwhile the run may save
         _, go = explain(run, rules, read_scores(run, rules.best))
