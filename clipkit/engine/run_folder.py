@@ -124,6 +124,7 @@ def write_config(folder: Path, config: RunConfig, step: int) -> None:
     text, path = dump_config(config), folder / CONFIG
     if path.is_file():
         before = path.read_text(encoding="utf-8", errors="replace")
-        if before != text:
-            write_text(folder / f"config_until_{step:08d}.yaml", before)
+        if before == text:  # also on a full disk
+            return
+        write_text(folder / f"config_until_{step:08d}.yaml", before)
     write_text(path, text)

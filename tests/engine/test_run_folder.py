@@ -105,3 +105,15 @@ def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_resume_with_the_same_settings_needs_no_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*words: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = load_config(write_run(tmp_path))
+    write_config(tmp_path, config, 0)
+    monkeypatch.setattr("clipkit.engine.run_folder.write_text", full)
+    write_config(tmp_path, config, 5)
