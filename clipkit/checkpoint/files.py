@@ -7,6 +7,7 @@ place and breaks any one of its operations. No torch here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,6 +18,7 @@ from typing import BinaryIO, TypedDict
 
 BLOCK = 1 << 24
 _LOCK = ".writer"
+_NO_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 
 class Disk:
@@ -41,10 +43,16 @@ class Disk:
         os.fsync(file.fileno())
 
     def sync_path(self, path: Path) -> None:
-        """What is in a file, or which names are in a folder, is on disk."""
+        """What is in a file, or which names are in a folder, is on disk.
+
+        Some network file systems cannot flush a folder; there a new name counts at once.
+        """
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_FLUSH or not path.is_dir():
+                raise
         finally:
             os.close(descriptor)
 
@@ -136,7 +144,11 @@ def only_writer(folder: Path) -> Iterator[bool]:
             raise BlockingIOError(0, "another process is writing checkpoints there") from None
         except OSError:
             sure = False
-        yield sure
+        try:
+            yield sure
+        finally:  # closing would not do: a process forked meanwhile holds the file open too
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def share(path: Path) -> None:

@@ -102,12 +102,14 @@ class CheckpointReader:
         try:
             if name not in self._files:
                 self._files[name] = safe_open(self.folder / name, framework="pt")
-            stored = self._files[name].get_slice(piece["key"])
-            if stored.get_shape() != [piece["stop"] - piece["start"]]:
-                raise SafetensorError(f"'{piece['key'][:80]}' is not of the length in index.json")
-            return stored
+            data = self._files[name].get_slice(piece["key"])
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder / name}: cannot be read: {error}") from None
+        if data.get_shape() != [piece["stop"] - piece["start"]]:
+            raise CheckpointError(
+                f"{self.folder / name}: '{piece['key'][:80]}' is not as long as index.json says"
+            )
+        return data
 
 
 def _check_index(index: dict[str, Any], files: set[str]) -> None:

@@ -31,6 +31,7 @@ from clipkit.checkpoint.write import discard
 from clipkit.errors import CheckpointError, ConfigError
 
 _FOLDER = re.compile(r"^step_(\d{8,})$")
+_PATIENCE_S = 3600.0  # at the end of a run, for the last copies
 
 
 def is_url(text: str) -> bool:
@@ -154,6 +155,24 @@ def verify_remote(folder: RemoteFolder, step: int) -> int:
     return len(manifest["files"])
 
 
+def refuse_copies(remote: str, run_dir: str | Path) -> None:
+    """A new run must not mix its copies with those of an earlier one of its name.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    folder = RemoteFolder(run_url(remote, run_dir))
+    try:
+        steps = folder.steps()
+    except Exception:  # of any file system; an alarm says so at the first copy
+        return
+    if steps:
+        raise ConfigError(
+            f"checkpoint.remote: {folder.url} holds checkpoints of an earlier run (step "
+            f"{steps[-1]}); set run.resume=auto to go on from there, or another run.name"
+        )
+
+
 def fetch_newest(remote: str, run_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Copy the newest remote checkpoint that verifies into a run folder that has none.
 
@@ -228,7 +247,7 @@ class Mirror:
     ) -> None:
         self._run, self._retention, self._scores, self._tell = run_dir, retention, scores, tell
         self._folder = RemoteFolder(run_url(remote, run_dir))
-        self._lock, self._wanted, self._failed = threading.Lock(), False, False
+        self._lock, self._wanted = threading.Lock(), False
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
@@ -242,12 +261,16 @@ class Mirror:
                 self._thread.start()
 
     def close(self) -> None:
-        """Wait until all is there; what failed is tried once more."""
+        """Look once more, for what an earlier life or try left out, and wait until it is there.
+
+        A remote folder that does not answer keeps nobody for ever.
+        """
+        self.wake()
         thread = self._thread
         if thread is not None:
-            thread.join()
-        if self._failed:
-            self._sync()
+            thread.join(_PATIENCE_S)
+        if thread is not None and thread.is_alive():
+            self._alarm(f"{self._folder.url}: no end of the copy in {_PATIENCE_S:.0f} s")
 
     def _serve(self) -> None:
         while True:
@@ -259,10 +282,13 @@ class Mirror:
             self._sync()
 
     def _sync(self) -> None:
-        self._failed = False
         try:
-            held = {step: self._folder.manifest(step) for step in self._folder.steps()}
-            for folder in reversed(list_checkpoints(self._run)):
+            here = list_checkpoints(self._run)
+            newest = step_of(here[-1]) if here else -1
+            # later ones are of a past that the run went back from: they neither count nor go
+            steps = [step for step in self._folder.steps() if step <= newest]
+            held = {step: self._folder.manifest(step) for step in steps}
+            for folder in reversed(here):
                 self._send(folder, held)
             stay = self._retention.reasons(
                 list(held), lambda step: held[step] is not None, self._scores
@@ -286,7 +312,6 @@ class Mirror:
                 self._alarm(f"{folder.name} was not copied to {self._folder.url}: {_reason(error)}")
 
     def _alarm(self, text: str) -> None:
-        self._failed = True
         self._tell("upload_failed", text, {})
 
 

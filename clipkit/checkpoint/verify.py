@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 REPLACED = ".replaced-"  # in the name of one whose step is being written anew
 _STEP = re.compile(rf"^step_(\d{{8,}})(?:{re.escape(REPLACED)}\w+)?$")
 _PAUSES_S = (0.1, 0.4, 1.5)
+_LONG_PAUSES_S = (5.0, 10.0, 20.0, 30.0)  # a client of NFS may believe for a minute what it saw
 
 
 def read_json(path: Path) -> Any:
@@ -56,6 +57,13 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
         CheckpointError: No manifest, or a listed file is missing, cut short or changed.
     """
     folder = Path(folder)
+    try:
+        return _verify(folder)
+    except OSError as error:  # of a disk that is ill, or it was removed meanwhile
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from None
+
+
+def _verify(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
     manifest = read_json(folder / MANIFEST)
@@ -67,11 +75,7 @@ def verify_checkpoint(folder: str | Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path} has {path.stat().st_size} bytes, {entry.get('bytes')} were written"
             )
-        try:
-            digest = sha256(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
-        if digest != entry.get("sha256"):
+        if sha256(path) != entry.get("sha256"):
             raise CheckpointError(f"{path} was changed after it was written (sha256 differs)")
     return manifest
 
@@ -107,10 +111,10 @@ def checkpoint_step(folder: str | Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _pauses() -> Iterator[None]:
+def _pauses(more: tuple[float, ...] = ()) -> Iterator[None]:
     """Looks: one at once, and some more, a little later each."""
     yield
-    for pause in _PAUSES_S:
+    for pause in (*_PAUSES_S, *more):
         time.sleep(pause)
         yield
 
@@ -125,8 +129,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def wait_for(folder: Path) -> None:
-    """Look again, for two seconds at most, while a checkpoint that another rank sees is missing."""
-    for _ in _pauses():
+    """Look again, for a minute or so, while a checkpoint that another rank sees is missing."""
+    for _ in _pauses(_LONG_PAUSES_S):
         if (folder / MANIFEST).is_file():
             return
 

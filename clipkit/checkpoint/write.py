@@ -18,7 +18,8 @@ from typing import Any
 
 from clipkit.checkpoint import files
 from clipkit.checkpoint.host_copy import HostCopy
-from clipkit.checkpoint.verify import MANIFEST, REPLACED, plain_folder
+from clipkit.checkpoint.verify import MANIFEST, REPLACED, plain_folder, verify_checkpoint
+from clipkit.errors import CheckpointError
 from clipkit.faults import asked
 
 POINTS = ("tensor", "manifest", "rename", "latest", "prune")  # of the fault save:POINT
@@ -98,7 +99,8 @@ def finish(
     strike("rename", 0, step)
     before = final.with_name(f"{final.name}{REPLACED}{uuid.uuid4().hex}")
     replaces = final.exists()  # the same step again, after a roll-back or a resume from before it
-    if replaces:
+    if replaces:  # the one that goes may be the only valid one
+        _read_again(folder)
         files.move(final, before)
     try:
         files.move(folder, final)
@@ -111,6 +113,13 @@ def finish(
         files.write_text(final.parent / "latest", final.name + "\n")
     if replaces:
         discard(before)
+
+
+def _read_again(folder: Path) -> None:
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError as error:
+        raise OSError(errno.EIO, f"what was just written does not verify: {error}") from None
 
 
 def discard(folder: Path, step: int | None = None) -> None:

@@ -49,8 +49,9 @@ def prune(
     run: RunFolder,
     keep: Annotated[int, typer.Option(min=1, help="Newest valid checkpoints that stay.")],
     keep_every: Annotated[
-        int, typer.Option(min=0, help="Multiples of this step stay too; 0: none.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Multiples of this step stay too; 0: none. Default: as the run."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
@@ -66,11 +67,14 @@ def prune(
     from clipkit.checkpoint.write import discard
 
     _folders(run)
-    rules = replace(_rules(run), keep=keep, keep_every=keep_every)
+    rules = replace(_rules(run), keep=keep)
+    if keep_every is not None:
+        rules = replace(rules, keep_every=keep_every)
     try:
-        with only_writer(run / "checkpoints"):
-            _, go = explain(run, rules, read_scores(run, rules.best))
-            for folder in go:
+        # all are read before the lock is taken: meanwhile the run may save
+        _, go = explain(run, rules, read_scores(run, rules.best))
+        with contextlib.nullcontext() if dry_run else only_writer(run / "checkpoints"):
+            for folder in filter(Path.exists, go):
                 if not dry_run:
                     discard(folder)
                 print(f"{'would remove' if dry_run else 'removed'} {folder}")

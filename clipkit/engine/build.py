@@ -13,6 +13,7 @@ from torch import nn
 
 from clipkit.addons.base import AddOn
 from clipkit.checkpoint.read import CheckpointReader
+from clipkit.checkpoint.remote import refuse_copies
 from clipkit.checkpoint.verify import find_checkpoint
 from clipkit.config.parts import build_part
 from clipkit.config.schema import RunConfig
@@ -251,13 +252,13 @@ def build_run(config: RunConfig, world: World) -> Run:
     lock = claim(folder) if world.is_main else None
     check_compiler(config, world)
     check_auto_chunk(config, world)
-    newest, notes = _pick(config, folder, world)
     addons, losses = build_addons(config), build_losses(config)
     model, towers = build_model(config, addons)
     warning = check_batch_norm(model, config, world.world_size)
     model.to(world.device)
     evaluators = build_evaluators(config)
     world.barrier()
+    newest, notes = _pick(config, folder, world)  # claimed: no other run removes what is found
     log = build_log(config, folder, world)
     status = StatusFile(folder, main=world.is_main, log=log)
     wary = config.engine.strategy == "deepspeed"
@@ -308,9 +309,12 @@ def build_run(config: RunConfig, world: World) -> Run:
 
 def _pick(config: RunConfig, folder: Path, world: World) -> tuple[Path | None, list[str]]:
     """Where to go on from, with run.resume=auto, and what to say about it."""
-    if config.run.resume != "auto":
-        return None, []
-    return pick_checkpoint(folder, world, config.checkpoint.remote)
+    remote = config.checkpoint.remote
+    if config.run.resume == "auto":
+        return pick_checkpoint(folder, world, remote)
+    if remote is not None and world.is_main:
+        refuse_copies(remote, folder)
+    return None, []
 
 
 def _notes(

@@ -83,11 +83,7 @@ def tell(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
     values = {f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()}
     run.log.metrics(run.step, values)
     if run.world.is_main:
-        text = json.dumps(
-            {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
-        )
-        write_text(run.folder / "results.json", text)
-        store_results(run, results, refined_by)
+        write_results(run, results, refined_by)
 
 
 def judged(run: Run) -> bool:
@@ -105,6 +101,19 @@ def refinements(run: Run) -> list[Refinement]:
     with run.strategy.full_parameters():
         found = [addon.refinement() for addon in refining]
     return [refinement for refinement in found if refinement is not None]
+
+
+def write_results(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
+    """results.json, and the records. A full disk, or a number that is none, ends no training."""
+    text = json.dumps(
+        {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
+    )
+    try:
+        write_text(run.folder / "results.json", text)
+        store_results(run, results, refined_by)
+    except (OSError, ValueError) as error:
+        told = f"results of this evaluation are in the log only: {error}"
+        run.log.event("results_failed", run.step, told, alarm=True)
 
 
 def store_results(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:

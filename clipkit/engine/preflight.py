@@ -47,6 +47,7 @@ def preflight(config: RunConfig) -> list[str]:
         if addon["kind"] == "hard_negatives" and addon["forbid_file"]:
             read_phrases(addon["forbid_file"], "addons.hard_negatives.forbid_file")
     check_train_files(config)
+    check_best(config)
     check_run_folder(config, model_cfg)
     return warnings
 
@@ -54,6 +55,20 @@ def preflight(config: RunConfig) -> list[str]:
 def run_folder(config: RunConfig) -> Path:
     """<run.dir>/<run.name>."""
     return Path(config.run.dir) / config.run.name
+
+
+def check_best(config: RunConfig) -> None:
+    """The best checkpoint is one that was evaluated: both are due at the same steps.
+
+    Raises:
+        ConfigError: Some evaluation has no checkpoint of its step.
+    """
+    every, of = config.eval.every, config.checkpoint.every
+    if config.checkpoint.best is not None and (not every or not of or every % of):
+        raise ConfigError(
+            f"checkpoint.best: the best checkpoint is one that was evaluated; set eval.every "
+            f"(now {every}) to a multiple of checkpoint.every (now {of})"
+        )
 
 
 def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
@@ -78,6 +93,8 @@ def check_run_folder(config: RunConfig, model_cfg: dict[str, Any]) -> None:
         if saved is not None:
             break
     else:
+        if config.checkpoint.remote is not None:  # a copy there may be
+            return
         raise CheckpointError(
             f"{folder}: no checkpoint is valid; restore one or set another run.name"
         )

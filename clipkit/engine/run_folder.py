@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import time
+import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,11 +54,23 @@ def claim(folder: Path) -> TextIO:
             ) from None
         except OSError:  # a file system without locks
             break
+    _leave_to_this_process(lock)
     with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
         os.truncate(folder / _LOCK, 0)
         lock.write(_this_process())
         lock.flush()
     return lock
+
+
+def _leave_to_this_process(lock: TextIO) -> None:
+    """A loader's worker, which may outlive a killed run for seconds, does not hold the lock too."""
+    held = weakref.ref(lock)
+
+    def drop() -> None:
+        if (inherited := held()) is not None:
+            inherited.close()
+
+    os.register_at_fork(after_in_child=drop)
 
 
 def _this_process() -> str:
@@ -119,6 +132,7 @@ def write_config(folder: Path, config: RunConfig, step: int) -> None:
     text, path = dump_config(config), folder / CONFIG
     if path.is_file():
         before = path.read_text(encoding="utf-8", errors="replace")
-        if before != text:
-            write_text(folder / f"config_until_{step:08d}.yaml", before)
+        if before == text:  # also on a full disk
+            return
+        write_text(folder / f"config_until_{step:08d}.yaml", before)
     write_text(path, text)

@@ -86,18 +86,19 @@ def preempted(run: Run) -> Outcome:
         if not run.world.broadcast_int(len(list_checkpoints(run.folder))):
             raise
     run.status.finish("preempted", step=run.step, exit_status=0)
-    run.saver.close()
     run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
     return "preempted"
 
 
 def finish(run: Run, signals: StopSignal, *, trained: bool) -> Outcome:
-    """The last evaluation, unless an earlier life has done it, and the sum of bad samples."""
+    """The last evaluation, unless an earlier life has done it, and the sum of bad samples.
+
+    What was trained is on disk before: an evaluation that fails ends the process.
+    """
+    run.watchdog.at("save", run.step)
+    run.saver.wait()
     owed = trained or not run.world.broadcast_int(int(judged(run)))
     if owed and not evaluate(run, signals.asked):
         return preempted(run)
-    run.watchdog.at("save", run.step)
-    run.saver.wait()
-    run.saver.close()
     report_bad_samples(run)
     return "done"

@@ -36,6 +36,7 @@ class CrashingDisk(Disk):
         operations: How many there were.
         written: Bytes written.
         crashed: Whether it has crashed.
+        struck: What it has done so far: "crash", "full", "flip".
     """
 
     crash_at: int = 0
@@ -48,6 +49,7 @@ class CrashingDisk(Disk):
     written: int = 0
     crashed: bool = False
     log: list[str] = field(default_factory=list)
+    struck: set[str] = field(default_factory=set)
     _unsynced: set[Path] = field(default_factory=set)
     _new_names: list[tuple[Path, Path | None, bytes | None]] = field(default_factory=list)
 
@@ -60,10 +62,12 @@ class CrashingDisk(Disk):
             self._crash()
         past = self.operations - self.full_from
         if takes_space and self.full_from and 0 <= past < self.full_for:
+            self.struck.add("full")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _crash(self) -> None:
         self.crashed = True
+        self.struck.add("crash")
         if self.power_loss:
             for path in self._unsynced:
                 os.truncate(path, path.stat().st_size // 2)
@@ -105,6 +109,7 @@ class CrashingDisk(Disk):
             self._crash()
         if begin < self.flip_at_byte <= self.written:
             place = self.flip_at_byte - begin - 1
+            self.struck.add("flip")
             data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         super().write(file, data)
 

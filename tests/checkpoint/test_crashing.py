@@ -14,6 +14,7 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.saver import Saver
 from clipkit.checkpoint.verify import list_checkpoints, newest_valid, step_of
 from clipkit.dist.group import World
+from clipkit.errors import CheckpointError
 from tests.checkpoint.crashing import Crash, CrashingDisk, on
 
 
@@ -125,6 +126,16 @@ def test_a_flipped_bit_is_found_before_pruning(tmp_path: Path) -> None:
             life(run, [3])
         assert [step_of(p) for p in list_checkpoints(run)] == [1, 2, 3]
         assert check(run) == 2
+
+
+def test_a_flipped_bit_in_a_second_save_of_the_only_checkpoint(tmp_path: Path) -> None:
+    for byte in range(1, bytes_of_a_save(tmp_path / "0"), 53):
+        run = tmp_path / str(byte)
+        with on(CrashingDisk()):
+            life(run, [7])
+        with on(CrashingDisk(flip_at_byte=byte)), contextlib.suppress(CheckpointError):
+            life(run, [7], history=1)
+        assert check(run) == 7
 
 
 @pytest.mark.parametrize("full_for", [1, 3, 10_000])

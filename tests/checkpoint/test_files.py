@@ -1,6 +1,10 @@
 """Atomic text, flushes and digests."""
 
+import errno
 import hashlib
+import os
+import signal
+import time
 
 import pytest
 
@@ -58,6 +62,21 @@ def test_flush_takes_files_and_folders(tmp_path):
     flush(tmp_path)
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_a_folder(tmp_path, monkeypatch, number):
+    def refuse(descriptor):
+        raise OSError(number, "fsync")
+
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    flush(tmp_path)
+    with pytest.raises(OSError, match="fsync"):
+        flush(tmp_path / "a")
+    number = errno.EIO
+    with pytest.raises(OSError, match="fsync"):
+        flush(tmp_path)
 
 
 def test_written_and_hashed_in_one_go(tmp_path):
@@ -121,3 +140,17 @@ def test_the_lock_ends_with_its_process(tmp_path):
     os.waitpid(child, 0)
     with only_writer(tmp_path) as sure:
         assert sure
+
+
+def test_a_process_forked_meanwhile_does_not_keep_the_lock(tmp_path):
+    with only_writer(tmp_path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with only_writer(tmp_path) as sure:
+            assert sure
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

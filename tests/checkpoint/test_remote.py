@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ import torch
 
 from clipkit.checkpoint.host_copy import Slice
 from clipkit.checkpoint.read import CheckpointReader
-from clipkit.checkpoint.remote import RemoteFolder, fetch_newest, run_url, verify_remote
+from clipkit.checkpoint.remote import (
+    RemoteFolder,
+    fetch_newest,
+    refuse_copies,
+    run_url,
+    verify_remote,
+)
 from clipkit.checkpoint.saver import Saver
 from clipkit.checkpoint.verify import list_checkpoints, newest_valid, step_of
 from clipkit.dist.group import World
@@ -150,6 +157,37 @@ def test_a_remote_folder_that_is_down_costs_no_save(
         fetch_newest("memory://copies", tmp_path / "other" / "r")
 
 
+def test_what_an_earlier_life_could_not_copy_comes_at_the_end(tmp_path: Path, remote: str) -> None:
+    write_run(tmp_path / "r", 1)
+    told = save(tmp_path / "r", remote, [])
+    assert [kind for kind, _ in told] == ["uploaded"]
+    assert save(tmp_path / "r", remote, []) == []
+
+
+def test_a_remote_folder_that_never_answers_ends_in_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(RemoteFolder, "steps", lambda self: hangs.wait(20))
+    monkeypatch.setattr("clipkit.checkpoint.remote._PATIENCE_S", 0.1)
+    write_run(tmp_path / "r", 1)
+    told = save(tmp_path / "r", "memory://copies", [])
+    hangs.set()
+    assert "no end of the copy" in dict(told)["upload_failed"]
+
+
+def test_later_copies_of_a_past_that_was_left_neither_count_nor_go(
+    tmp_path: Path, remote: str
+) -> None:
+    save(tmp_path / "r", remote, [7, 8, 9])
+    shutil.rmtree(tmp_path / "r")
+    save(tmp_path / "r", remote, [1, 2, 3])
+    there = RemoteFolder(run_url(remote, tmp_path / "r"))
+    assert there.steps() == [2, 3, 8, 9]
+    save(tmp_path / "r", remote, [8])
+    assert there.steps() == [3, 8, 9] and verify_remote(there, 8) == 4
+
+
 def test_a_damaged_one_here_is_not_copied(tmp_path: Path, remote: str) -> None:
     folder = write_run(tmp_path / "r", 1)
     (folder / "state.json").write_text("x")
@@ -190,6 +228,22 @@ def test_a_copy_counts_only_when_all_of_it_is_new(tmp_path: Path, remote: str) -
     finally:
         del there._fs.put_file
     assert names[-1] == "manifest.json" and verify_remote(there, 1) == 4
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one_of_its_name(
+    tmp_path: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_copies(remote, tmp_path / "r")
+    save(tmp_path / "r", remote, [5])
+    with pytest.raises(ConfigError, match=r"earlier run \(step 5\); set run.resume=auto"):
+        refuse_copies(remote, tmp_path / "r")
+    refuse_copies(remote, tmp_path / "other")
+
+    def down(self: RemoteFolder) -> list[int]:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(RemoteFolder, "steps", down)
+    refuse_copies(remote, tmp_path / "r")
 
 
 def test_urls(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A checkpoint with any fault is refused, the fault is named, and an older one is found."""
 
+import errno
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,21 @@ def change_manifest(folder, change):
 
 def test_a_whole_one_passes(folder):
     assert set(verify_checkpoint(folder)["files"]) == set(FILES)
+
+
+@pytest.mark.parametrize("look", ["is_file", "stat"])
+def test_one_that_the_disk_cannot_read_is_passed_over(tmp_path, monkeypatch, look):
+    older, ill = write_run(tmp_path, 1), write_run(tmp_path, 2)
+    honest = getattr(Path, look)
+
+    def looking(self, **options):
+        if self.parent == ill:
+            raise OSError(errno.EIO, "Input/output error")
+        return honest(self, **options)
+
+    monkeypatch.setattr(Path, look, looking)
+    found, skipped = newest_valid(tmp_path)
+    assert found == older and "step_00000002" in skipped[0] and "Input/output" in skipped[0]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -200,3 +217,17 @@ def test_order_is_by_step_not_by_name(tmp_path):
     for step in (99_999_999, 100_000_000):
         write_run(tmp_path, step)
     assert [step_of(p) for p in list_checkpoints(tmp_path)] == [99_999_999, 100_000_000]
+
+
+@pytest.mark.parametrize("looks", [3, 7, None])
+def test_what_another_rank_sees_is_waited_for_a_minute(tmp_path, monkeypatch, looks):
+    pauses = []
+
+    def nap(seconds):
+        pauses.append(seconds)
+        if len(pauses) == looks:
+            write_run(tmp_path, 2)
+
+    monkeypatch.setattr(verify.time, "sleep", nap)
+    verify.wait_for(tmp_path / "checkpoints" / "step_00000002")
+    assert len(pauses) == (looks or 7) and sum(pauses) < 90

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from clipkit.checkpoint import retention
 from clipkit.checkpoint.files import only_writer
 from clipkit.checkpoint.verify import list_checkpoints, step_of
 from clipkit.cli.main import app
@@ -50,9 +51,9 @@ def test_ls_without_a_config(run: Path) -> None:
 
 
 def test_prune(run: Path) -> None:
-    result = call("prune", run, "--keep", 1, "--dry-run")
+    result = call("prune", run, "--keep", 1, "--keep-every", 0, "--dry-run")
     assert result.output.count("would remove") == 2 and steps(run) == [1, 2, 3, 4]
-    result = call("prune", run, "--keep", 1, "--keep-every", 2)
+    result = call("prune", run, "--keep", 1)  # what the run keeps for good stays
     assert result.output.splitlines() == [f"removed {run}/checkpoints/step_00000001"]
     assert steps(run) == [2, 3, 4]
     assert call("prune", run, "--keep", 5).output == "nothing to remove\n"
@@ -65,6 +66,20 @@ def test_not_while_a_save_is_written(run: Path) -> None:
     assert isinstance(result.exception, CheckpointError)
     assert "another process is writing checkpoints there" in str(result.exception)
     assert steps(run) == [1, 2, 3, 4]
+
+
+def test_the_run_may_save_while_checkpoints_are_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained = retention.explain
+
+    def explain(*words: object) -> tuple[dict[Path, str], list[Path]]:
+        with only_writer(run / "checkpoints"):
+            return explained(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(retention, "explain", explain)
+    assert call("prune", run, "--keep", 1).exit_code == 0
+    assert steps(run) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("words", [["ls"], ["prune", "--keep", "1"]])

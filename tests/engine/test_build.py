@@ -15,6 +15,7 @@ from clipkit.dist.group import World
 from clipkit.engine import build
 from clipkit.engine.build import build_step
 from clipkit.engine.guard import Guard
+from clipkit.engine.run_folder import claim
 from clipkit.engine.strategy_torch import TorchStrategy
 from clipkit.errors import ConfigError
 from clipkit.optim.adamw import build_adamw
@@ -23,6 +24,7 @@ from clipkit.optim.schedules import Schedule
 from clipkit.towers.build import Towers
 from clipkit.towers.identity import weights_hash
 from tests.e2e.runs import write_run
+from tests.fixtures_checkpoint import write_run as write_checkpoint
 from tests.tiny_model import tiny_model
 
 ROOT = Path(__file__).parents[2] / "configs"
@@ -153,3 +155,25 @@ def test_an_add_on_comes_once(tmp_path: Path) -> None:
         config = load_config(write_run(tmp_path, addons=addons))
         with pytest.raises(ConfigError, match=f"addons.2: a second '{kind}'; .*once"):
             build.build_addons(config)
+
+
+def build_beside_another(world: World, config: str, folder: str) -> str:
+    """What a run is told that starts while another one trains in its folder."""
+    lock = claim(Path(folder))
+    try:
+        build.build_run(load_config(config, ["run.resume=auto", "data.workers=0"]), world)
+    except ConfigError as error:
+        return str(error)
+    finally:
+        lock.close()
+    return "built"
+
+
+def test_nothing_is_looked_for_or_fetched_beside_a_run_that_goes_on(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "runs" / "r"
+    copies = write_checkpoint(tmp_path / "copied", 3).parent
+    copies.rename(tmp_path / "r")
+    config = write_run(tmp_path, checkpoint={"remote": str(tmp_path)})
+    (told,) = ranks(1).run(build_beside_another, str(config), str(folder))
+    assert "another process is training there" in told
+    assert not (folder / "checkpoints").exists()

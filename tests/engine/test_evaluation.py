@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from clipkit.addons.base import AddOn
 from clipkit.addons.ema import ExponentialMovingAverage
+from clipkit.engine import evaluation
 from clipkit.engine.evaluation import refinements
 from clipkit.eval.results import read_results
 from tests.e2e.runs import write_run
@@ -45,6 +49,23 @@ def test_refinements_are_asked_for_with_whole_parameters_and_only_where_there_ar
     assert refinements(run) == [] and strategy.gathered == 0
     run.addons = [Refines("a"), AddOn(), Refines(None), Refines("b")]
     assert refinements(run) == ["a", "b"] and strategy.gathered == 1 and not strategy.whole
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("not JSON compliant")]
+)
+def test_results_that_cannot_be_written_are_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*words: Any) -> None:
+        raise error
+
+    told: list[str] = []
+    log = SimpleNamespace(event=lambda kind, step, text, alarm: told.append(f"{kind}: {text}"))
+    monkeypatch.setattr(evaluation, "store_results", refuse)
+    run: Any = SimpleNamespace(folder=tmp_path, step=3, log=log)
+    evaluation.write_results(run, [], [])
+    assert len(told) == 1 and told[0].startswith("results_failed") and str(error) in told[0]
 
 
 def test_evaluation_during_training_sees_refined_features(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from clipkit.config.load import load_config
 from clipkit.engine import preflight
-from clipkit.errors import ConfigError, DataError
+from clipkit.errors import CheckpointError, ConfigError, DataError
 from tests.e2e.runs import write_run
 
 
@@ -35,6 +36,30 @@ def test_a_file_of_phrases_must_hold_some(tmp_path: Path) -> None:
         preflight.preflight(config)
     held.write_text("red circle\n")
     preflight.preflight(config)
+
+
+def test_damaged_checkpoints_with_copies_elsewhere_are_no_end(tmp_path: Path) -> None:
+    path, options = write_run(tmp_path), ["run.resume=auto"]
+    config = load_config(path, options)
+    folder = preflight.run_folder(config)
+    (folder / "checkpoints" / "step_00000001").mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match="no checkpoint is valid"):
+        preflight.preflight(config)
+    options.append(f"checkpoint.remote={tmp_path}/far")
+    preflight.preflight(load_config(path, options))
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "saved", "good"), [(4, 2, True), (4, 0, False), (0, 2, False), (4, 8, False)]
+)
+def test_the_best_checkpoint_is_one_that_was_evaluated(
+    evaluated: int, saved: int, good: bool, tmp_path: Path
+) -> None:
+    options = [f"eval.every={evaluated}", f"checkpoint.every={saved}", "checkpoint.best=a/b"]
+    config = load_config(write_run(tmp_path), options)
+    with contextlib.nullcontext() if good else pytest.raises(ConfigError, match="checkpoint.best"):
+        preflight.preflight(config)
 
 
 def test_an_evaluation_folder_must_exist(tmp_path: Path) -> None:

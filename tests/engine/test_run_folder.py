@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,31 @@ def test_a_saved_config_that_is_none_is_told(tmp_path: Path, text: str) -> None:
     assert changed_settings(tmp_path, config) == [
         f"{tmp_path / 'config.yaml'} cannot be read; settings are not compared"
     ]
+
+
+def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path) -> None:
+    lock, (begun, begin) = claim(tmp_path), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(begin, b"x")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        assert os.read(begun, 1) and is_live(tmp_path)
+        lock.close()
+        assert not is_live(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_resume_with_the_same_settings_needs_no_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*words: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = load_config(write_run(tmp_path))
+    write_config(tmp_path, config, 0)
+    monkeypatch.setattr("clipkit.engine.run_folder.write_text", full)
+    write_config(tmp_path, config, 5)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import clipkit
+from clipkit.dist.group import World
+from clipkit.engine import trainer
 from clipkit.eval.results import read_results
 from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool
@@ -47,6 +50,21 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, ranks) -> None:  # type: ig
     assert [e["step"] for e in evaluations] == [3, 6]
     results = json.loads((folder / "results.json").read_text())
     assert results["classes"]["n"] == 12 and 0 <= results["classes"]["acc1"] <= 1
+
+
+def test_an_evaluation_that_fails_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    run = SimpleNamespace(
+        step=4, folder=tmp_path, world=World(),
+        watchdog=SimpleNamespace(at=lambda phase, step: None),
+        saver=SimpleNamespace(wait=lambda: done.append("on disk")),
+    )  # fmt: skip
+    monkeypatch.setattr(trainer, "evaluate", lambda run: done.append("evaluated"))
+    monkeypatch.setattr(trainer, "report_bad_samples", lambda run: None)
+    trainer.finish(run, trained=True)  # type: ignore[arg-type]
+    assert done == ["on disk", "evaluated"]
 
 
 def test_the_loss_falls(tmp_path: Path, ranks) -> None:  # type: ignore[no-untyped-def]

@@ -93,14 +93,15 @@ def flip_stored(rng: random.Random, run: Path) -> bool:
     return True
 
 
-def trial(folder: Path, rng: random.Random, kind: str, counted: CrashingDisk) -> int:
-    """One run through one fault; returns how many lives it took.
+def trial(folder: Path, rng: random.Random, kind: str, counted: CrashingDisk) -> tuple[int, bool]:
+    """One run through one fault; returns how many lives it took, and whether the fault struck.
 
     Raises:
         AssertionError: What survived is not the run without a fault.
     """
     run, lives, saved = folder / "run", 0, False
-    disk = draw(rng, "crash_at" if kind == "flip_stored" else kind, counted)
+    disk = first = draw(rng, "crash_at" if kind == "flip_stored" else kind, counted)
+    struck = False
     while True:
         lives += 1
         assert lives < 10, "the run does not come to its end"
@@ -113,7 +114,7 @@ def trial(folder: Path, rng: random.Random, kind: str, counted: CrashingDisk) ->
         saved = saved or bool(list_checkpoints(run))
         assert valid or not saved, f"{run}: no valid checkpoint is left"
         if kind == "flip_stored" and lives == 1:
-            flip_stored(rng, run)
+            struck = flip_stored(rng, run)
         disk = CrashingDisk()
     expected = torch.zeros(8 * BATCH)
     for step in range(STEPS):
@@ -125,26 +126,34 @@ def trial(folder: Path, rng: random.Random, kind: str, counted: CrashingDisk) ->
     if kind != "flip_written":  # that bit may lie in the last one; then the one before is found
         assert torch.equal(CheckpointReader(last).full("weight", "w"), expected)
     shutil.rmtree(run)
-    return lives
+    wanted = {"full": "full", "flip_written": "flip"}.get(kind, "crash")
+    return lives, struck if kind == "flip_stored" else wanted in first.struck
 
 
 def soak(
     folder: Path, *, seed: int, trials: int, tell: Callable[[int], None] = lambda done: None
 ) -> Counter[str]:
-    """So many trials, all kinds in turn; returns how many of each, and of lives."""
+    """So many trials whose fault struck, all kinds in turn; returns how many of each, and of lives.
+
+    A fault may lie where the run does not come: such a trial is "missed", and another one drawn.
+    """
     counts: Counter[str] = Counter()
     with mock.patch("clipkit.checkpoint.verify._PAUSES_S", (0.0,)):
         counted = CrashingDisk()
         live(folder / "run", counted, background=False)
         shutil.rmtree(folder / "run")
-        for number in range(trials):
-            kind = KINDS[number % len(KINDS)]
+        done, number = 0, -1
+        while done < trials:
+            kind, number = KINDS[done % len(KINDS)], number + 1
             try:
-                counts["lives"] += trial(folder, random.Random(f"{seed}-{number}"), kind, counted)
+                lives, struck = trial(folder, random.Random(f"{seed}-{number}"), kind, counted)
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}, trial {number}, {kind}: {error}") from error
-            counts[kind] += 1
-            tell(number + 1)
+            counts["lives"] += lives
+            counts[kind if struck else "missed"] += 1
+            done += struck
+            if struck:
+                tell(done)
     with suppress(FileNotFoundError):
         shutil.rmtree(folder / "run")
     return counts
