@@ -61,6 +61,7 @@ def failed(kind, words, *arguments):
 
 def test_it_says_what_it_did_and_disturbs_nothing(place, tmp_path):
     path = place / "run" / "calibration.safetensors"
+    before = set((place / "run" / "checkpoints").iterdir())
     result = done("calibrate", place / "run", place / "fit", "--no-cache")
     words = " ".join(result.stdout.split())
     assert f"{path}: means of 4 images, 5 texts and 5 queries (the texts; --queries" in words
@@ -70,7 +71,7 @@ def test_it_says_what_it_did_and_disturbs_nothing(place, tmp_path):
     step = place / "run" / "checkpoints" / "step_00000003"
     done("calibrate", step, place / "fit", "--queries", place / "q.txt", "--out", tmp_path / "c")
     assert load_calibration(tmp_path / "c").counts["query_text"] == 2
-    assert {p.name for p in step.parent.iterdir()} == {"step_00000003", "latest"}
+    assert set(step.parent.iterdir()) == before
     clipkit.export(place / "run", tmp_path / "out")
     done("calibrate", tmp_path / "out", place / "fit")
     assert CliRunner().invoke(app, ["verify", str(tmp_path / "out")]).exit_code == 0

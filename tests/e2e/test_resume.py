@@ -49,6 +49,7 @@ def test_one_process_resumes_what_two_saved(tmp_path: Path, ranks) -> None:  # t
     assert [x[1] for x in resumed] == pytest.approx([x[1] for x in straight], rel=1e-3)
 
 
+@pytest.mark.slow  # tests/faults/test_preempted.py has the brief ones
 def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
     config = write_run(tmp_path, train={"total_steps": 5000}, data={"workers": 2})
     process = start(["train", str(config)])

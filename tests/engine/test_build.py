@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -161,7 +162,8 @@ def build_beside_another(world: World, config: str, folder: str) -> str:
     """What a run is told that starts while another one trains in its folder."""
     lock = claim(Path(folder))
     try:
-        build.build_run(load_config(config, ["run.resume=auto", "data.workers=0"]), world)
+        with mock.patch("clipkit.engine.run_folder._PATIENCE_S", 0.1):
+            build.build_run(load_config(config, ["run.resume=auto", "data.workers=0"]), world)
     except ConfigError as error:
         return str(error)
     finally:

@@ -11,6 +11,7 @@ import pytest
 import clipkit
 from clipkit.dist.group import World
 from clipkit.engine import trainer
+from clipkit.engine.preemption import StopSignal
 from clipkit.eval.results import read_results
 from tests.e2e.runs import curve, metrics, write_run
 from tests.engine.inprocess import fit_in_pool
@@ -61,9 +62,9 @@ def test_an_evaluation_that_fails_costs_no_training(
         watchdog=SimpleNamespace(at=lambda phase, step: None),
         saver=SimpleNamespace(wait=lambda: done.append("on disk")),
     )  # fmt: skip
-    monkeypatch.setattr(trainer, "evaluate", lambda run: done.append("evaluated"))
+    monkeypatch.setattr(trainer, "evaluate", lambda run, stop: not done.append("evaluated"))
     monkeypatch.setattr(trainer, "report_bad_samples", lambda run: None)
-    trainer.finish(run, trained=True)  # type: ignore[arg-type]
+    trainer.finish(run, StopSignal(), trained=True)  # type: ignore[arg-type]
     assert done == ["on disk", "evaluated"]
 
 

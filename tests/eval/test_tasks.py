@@ -67,7 +67,7 @@ def test_a_file_names_data_arguments_and_names(root):
         ("[" * 3000, "not valid YAML"),
         ("- {kind: zero_shot, kind: knn, data: colors}", "twice|duplicate"),
         ('- {kind: zero_shot, data: colors, name: "a\\0b"}', "cannot name a file"),
-        ('- {kind: zero_shot, data: colors, name: "\\ud800"}', "cannot name a file|not valid"),
+        ('- {kind: zero_shot, data: colors, name: "\\ud800"}', "cannot name a file|is no text"),
     ],
 )
 def test_mistakes_in_a_file_are_told(root, text, message):

@@ -123,8 +123,6 @@ def load_study(path: Path) -> Study:
     tree = {k: v for k, v in tree.items() if not str(k).startswith(".")}
     try:
         return Study.model_validate(tree)
-    except RecursionError:
-        raise ConfigError(f"{path}: an anchor stands inside itself; write the list out") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])

@@ -27,6 +27,7 @@ from clipkit.data.samples import Sample
 from clipkit.dist.group import World
 from clipkit.engine.build import build_run
 from clipkit.engine.build_data import build_loader
+from clipkit.engine.preflight import preflight
 from clipkit.engine.trainer import fit
 from clipkit.errors import ConfigError
 from tests.addons.hard_negatives.cells import mined_batches, valid_share
@@ -101,7 +102,7 @@ class TestSettings:
     def test_a_missing_file_is_said_before_there_is_a_run_folder(self, tmp_path: Path) -> None:
         addon = {"kind": "hard_negatives", "forbid_file": str(tmp_path / "none.txt")}
         with pytest.raises(ConfigError, match="forbid_file"):
-            build_run(load_config(write_run(tmp_path, addons=[addon])), World())
+            preflight(load_config(write_run(tmp_path, addons=[addon])))
         assert not (tmp_path / "runs").exists()
 
     @pytest.mark.parametrize("form", [{"image_negatives": True}, {"triplet": True}])
