@@ -33,6 +33,7 @@ from clipkit.engine.cautions import (
 )
 from clipkit.engine.compile_lock import avoid_dead_locks
 from clipkit.engine.guard import Guard
+from clipkit.engine.log import RunLog
 from clipkit.engine.preflight import run_folder
 from clipkit.engine.run import Run
 from clipkit.engine.run_folder import changed_settings, claim, write_config
@@ -247,8 +248,7 @@ def build_run(config: RunConfig, world: World) -> Run:
     Raises:
         ClipkitError: The config does not fit the model, the data or the checkpoint.
     """
-    folder = run_folder(config)
-    # before anything else: what goes wrong now is told in it, and nobody else writes there
+    folder = run_folder(config)  # claimed first: mistakes are told in it, and by nobody else
     lock = claim(folder) if world.is_main else None
     check_compiler(config, world)
     check_auto_chunk(config, world)
@@ -261,9 +261,8 @@ def build_run(config: RunConfig, world: World) -> Run:
     newest, notes = _pick(config, folder, world)  # claimed: no other run removes what is found
     log = build_log(config, folder, world)
     status = StatusFile(folder, main=world.is_main, log=log)
-    wary = config.engine.strategy == "deepspeed"
-    if wary and (text := avoid_dead_locks(folder, main=world.is_main)):
-        log.event("compile_lock", 0, text, alarm=True)
+    if config.engine.strategy == "deepspeed":
+        _avoid_dead_locks(folder, world, log)
     loader = build_loader(config, towers, addons, world)
     for addon in addons:
         addon.check_data(loader.sources if isinstance(loader, IndexedLoader) else [])
@@ -301,10 +300,14 @@ def build_run(config: RunConfig, world: World) -> Run:
     )
     for text in [*([warning] if warning else []), *_notes(config, run, model, losses)]:
         log.warn(text)
-    _begin(run, config, newest)
-    for text in notes:
-        log.event("passed_over", run.step, text, alarm=True)
+    _begin(run, config, newest, notes)
     return run
+
+
+def _avoid_dead_locks(folder: Path, world: World, log: RunLog) -> None:
+    """What DeepSpeed compiles may be locked by a process that is no more."""
+    if text := avoid_dead_locks(folder, main=world.is_main):
+        log.event("compile_lock", 0, text, alarm=True)
 
 
 def _pick(config: RunConfig, folder: Path, world: World) -> tuple[Path | None, list[str]]:
@@ -328,7 +331,7 @@ def _notes(
     return notes
 
 
-def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:
+def _begin(run: Run, config: RunConfig, newest: Path | None, notes: list[str]) -> None:
     """Restore, and only when nothing speaks against the resume, write in the run folder."""
     if newest is not None:
         resume(run, newest)
@@ -343,3 +346,5 @@ def _begin(run: Run, config: RunConfig, newest: Path | None) -> None:
         forget_after(run.folder, run.step)
         write_config(run.folder, config, run.step)
     run.world.barrier()
+    for text in notes:
+        run.log.event("passed_over", run.step, text, alarm=True)
