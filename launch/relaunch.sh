@@ -89,8 +89,8 @@ look() {
 supervise() {
   local status life=0 crashes=0 pause="$RELAUNCH_PAUSE" digest checkpoint
   place "$@" || return $?
-  look
   while :; do
+    look # before each life: in the pause another machine may have written how the last one ended
     digest="$DIGEST" checkpoint="$CHECKPOINT" status=0
     attended launch "$life" "$@" || status=$?
     if [ -z "$child" ]; then end_orphans; fi

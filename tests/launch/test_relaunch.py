@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -144,6 +146,16 @@ def test_processes_of_a_killed_launcher_are_ended(tmp_path: Path) -> None:
     finally:
         os.killpg(bystander.pid, signal.SIGKILL)
         bystander.wait()
+
+
+def test_machines_meet_under_the_last_word_of_the_life_before(tmp_path: Path) -> None:
+    """Rank 0's machine may write it while this one pauses."""
+    stage = Stage(tmp_path, CRASH, "status done")
+    last = json.dumps({"state": "failed", "exit_status": 75})
+    stage.program("sleep", f"echo '{last}' > {stage.run}/status.json")
+    assert torchrun(stage, NODES="2", MASTER_ADDR="node1")[0] == 0
+    digest = hashlib.sha256(f"{last}\n".encode()).hexdigest()[:16]
+    assert f"--rdzv-id=r-{digest} " in stage.lives[1]
 
 
 def test_several_machines_meet(tmp_path: Path) -> None:
