@@ -16,6 +16,8 @@ from clipkit.config.redact import redact
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ClipkitError
 
+_TO_BUILD = 6.0  # group time-outs that building a run may take
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
@@ -79,7 +81,8 @@ def _run(config: RunConfig) -> int:
             run.log.event("failed", run.step, error=why, exit_status=exit_status)
 
     watch = group.AbortWatch(world, on_leave=failed)
-    end_if_stuck(timeout_s)  # in what is built; the watchdog sets it anew
+    # in what is built, where a first look at all shards may take hours; the watchdog sets it anew
+    end_if_stuck(_TO_BUILD * timeout_s)
     try:
         run = build_run(config, world)
         status = run.status

@@ -99,7 +99,7 @@ def test_what_hangs_while_a_run_is_built_ends(tmp_path: Path) -> None:
 import threading
 import clipkit.cli.train, clipkit.dist.watchdog, clipkit.engine.build
 from clipkit.config.load import load_config
-clipkit.dist.watchdog._MARGIN_S = 0.5
+clipkit.dist.watchdog._MARGIN_S = 0.1
 clipkit.engine.build.build_run = lambda *_: threading.Event().wait()
 clipkit.cli.train._run(load_config({str(write_run(tmp_path))!r}, ["engine.timeout_s=0.1"]))
 """
