@@ -14,7 +14,8 @@ RELAUNCHES="${RELAUNCHES:-3}"
 RELAUNCH_PAUSE="${RELAUNCH_PAUSE:-10}"
 LIFE_MARK="${HOSTNAME:-host}-$$-$RANDOM" # in the environment of all that is started: no orphan hides
 child="" received="" told_at=0
-# torchrun kills its ranks this long after a signal; its own 30 s are too short for a large checkpoint
+# torchrun kills its ranks this long after a signal; its own 30 s, all that older ones know, are too short
+# for a large checkpoint
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}"
 
 # The first signal decides; a second one would end torchrun and with it the save, which only Ctrl-C may.
