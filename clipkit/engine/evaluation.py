@@ -79,7 +79,7 @@ def watched(run: Run, stop: Callable[[], bool]) -> FeatureEncoder:
 def tell(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
     """Results to the log, the screen and the run folder."""
     if run.step == run.total_steps:
-        run.log.console.print(results_table(results))
+        run.log.show(results_table(results))
     run.results = {r.dataset: r.metrics for r in results}
     values = {f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()}
     run.log.metrics(run.step, values)

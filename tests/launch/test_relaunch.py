@@ -42,6 +42,15 @@ def test_a_crash_is_started_anew_and_resumes(tmp_path: Path) -> None:
     assert "crashed (exit status 137); relaunch 1 of 3 in 0 s" in err
 
 
+def test_the_reader_of_the_output_may_leave(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, CRASH, "status done")
+    process = stage.start("torchrun.sh", "2", str(stage.config))
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0 and len(stage.lives) == 2
+
+
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
 def test_what_would_fail_again_is_not(tmp_path: Path, number: int) -> None:
     stage = Stage(tmp_path, f"status failed {number}; exit 1")  # torchrun's own status is always 1
