@@ -14,7 +14,8 @@ RELAUNCHES="${RELAUNCHES:-3}"
 RELAUNCH_PAUSE="${RELAUNCH_PAUSE:-10}"
 LIFE_MARK="${HOSTNAME:-host}-$$-$RANDOM" # in the environment of all that is started: no orphan hides
 child="" received="" told_at=0
-# torchrun kills its ranks this long after a signal; its own 30 s are too short for a large checkpoint
+# torchrun kills its ranks this long after a signal; its own 30 s, all that older ones know, are too short
+# for a large checkpoint
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}"
 
 # The first signal decides; a second one would end torchrun and with it the save, which only Ctrl-C may.
@@ -28,8 +29,13 @@ tell() {
   if [ -n "$child" ]; then kill -s "${PASS_AS:-$1}" "$child" 2>/dev/null || true; fi
 }
 
+say() {
+  echo "clipkit: $1" >&2 || true
+}
+
 catch_signals() {
   local name
+  trap '' PIPE # who reads the output, as in `| tee log`, may leave: the run goes on
   for name in TERM INT USR1; do
     # shellcheck disable=SC2064  # the name of now
     trap "pass_on $name" "$name"
@@ -64,7 +70,7 @@ end_orphans() {
     left+=("${place%/environ}")
   done
   if [ ${#left[@]} -gt 0 ]; then
-    echo "clipkit: ending ${#left[@]} processes that were left behind: ${left[*]}" >&2
+    say "ending ${#left[@]} processes that were left behind: ${left[*]}"
     kill -KILL "${left[@]}" 2>/dev/null || true
   fi
 }
@@ -89,8 +95,8 @@ look() {
 supervise() {
   local status life=0 crashes=0 pause="$RELAUNCH_PAUSE" digest checkpoint
   place "$@" || return $?
-  look
   while :; do
+    look # before each life: in the pause another machine may have written how the last one ended
     digest="$DIGEST" checkpoint="$CHECKPOINT" status=0
     attended launch "$life" "$@" || status=$?
     if [ -z "$child" ]; then end_orphans; fi
@@ -101,7 +107,7 @@ supervise() {
     case "$STATE" in
       done) return 0 ;;
       preempted)
-        echo "clipkit: $FOLDER: preempted, saved as $CHECKPOINT" >&2
+        say "$FOLDER: preempted, saved as $CHECKPOINT"
         return $((128 + $(kill -l "${received:-TERM}")))
         ;;
     esac
@@ -111,10 +117,10 @@ supervise() {
     if [ "$CHECKPOINT" != "$checkpoint" ]; then crashes=0 pause="$RELAUNCH_PAUSE"; fi
     crashes=$((crashes + 1))
     if [ "$crashes" -gt "$RELAUNCHES" ]; then
-      echo "clipkit: $FOLDER: crashed $crashes times without a new checkpoint; giving up" >&2
+      say "$FOLDER: crashed $crashes times without a new checkpoint; giving up"
       return $((status ? status : 1))
     fi
-    echo "clipkit: $FOLDER: crashed (exit status $status); relaunch $crashes of $RELAUNCHES in $pause s" >&2
+    say "$FOLDER: crashed (exit status $status); relaunch $crashes of $RELAUNCHES in $pause s"
     attended sleep "$pause" || true
     if [ -n "$received" ]; then return $((128 + $(kill -l "$received"))); fi
     pause=$((pause * 2 > 600 ? 600 : pause * 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -15,6 +16,8 @@ from clipkit.config.load import load_config
 from clipkit.config.redact import redact
 from clipkit.config.schema import RunConfig
 from clipkit.errors import ClipkitError
+
+_TO_BUILD = 6.0  # group time-outs that building a run may take
 
 
 def train(
@@ -47,8 +50,9 @@ def train(
     # loader workers share the cores: OpenMP threads that spin while they wait halve the speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     status = _run(run_config)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
     # The interpreter's own way out aborts where a thread is still in the store, and may hang on
     # what a crash left behind.
     os._exit(status)
@@ -79,7 +83,8 @@ def _run(config: RunConfig) -> int:
             run.log.event("failed", run.step, error=why, exit_status=exit_status)
 
     watch = group.AbortWatch(world, on_leave=failed)
-    end_if_stuck(timeout_s)  # in what is built; the watchdog sets it anew
+    # in what is built, where a first look at all shards may take hours; the watchdog sets it anew
+    end_if_stuck(_TO_BUILD * timeout_s)
     try:
         run = build_run(config, world)
         status = run.status
@@ -96,9 +101,9 @@ def _run(config: RunConfig) -> int:
         why = (f"{type(error).__name__}: {error}" if mistake is None else str(mistake))[:2000]
         failed(exit_status, why)
         if mistake is None:
-            print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
+            _say(traceback.format_exc())
         elif watch.is_first():
-            print(redact(f"clipkit: {mistake}"), file=sys.stderr, flush=True)
+            _say(f"clipkit: {mistake}\n")
         watch.announce(exit_status, why)
         return exit_status
     except BaseException:  # Ctrl-C twice
@@ -111,6 +116,12 @@ def _run(config: RunConfig) -> int:
             run.log.close()
     group.teardown()
     return 0
+
+
+def _say(text: str) -> None:
+    """To people, if anyone still listens; secrets masked."""
+    with contextlib.suppress(OSError):
+        print(redact(text), end="", file=sys.stderr, flush=True)
 
 
 def _mistake(error: Exception) -> ClipkitError | None:

@@ -101,6 +101,7 @@ def _environment() -> list[str]:
         if len(value) >= _SHORTEST
         and _KEY.search(name)
         and not name.endswith(_PLACES)
-        and name != "PWD"  # the folder one is in, and no password
+        and name != "PWD"  # the folder one is in, and no password; so is SAVED_PWD and the like
+        and not (value.startswith("/") and os.path.isdir(value))
     }
     return sorted(values, key=len, reverse=True)

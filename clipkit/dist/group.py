@@ -182,7 +182,8 @@ class AbortWatch:
                 on_leave = self._on_leave
                 aside(lambda: on_leave(status, why), wait_s=_LINGER_S / 2)
             store.add("left", 1)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            sys.stderr.flush()
         os._exit(status)
 
     def is_first(self) -> bool:

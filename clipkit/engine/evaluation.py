@@ -15,6 +15,7 @@ from clipkit.checkpoint.files import write_text
 from clipkit.checkpoint.verify import checkpoint_folder
 from clipkit.contracts import Batch, Outputs
 from clipkit.engine.run import Run
+from clipkit.errors import DataError
 from clipkit.eval.base import EvalResult
 from clipkit.eval.embed import Embedder
 from clipkit.eval.results import result_path, write_result
@@ -78,7 +79,7 @@ def watched(run: Run, stop: Callable[[], bool]) -> FeatureEncoder:
 def tell(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
     """Results to the log, the screen and the run folder."""
     if run.step == run.total_steps:
-        run.log.console.print(results_table(results))
+        run.log.show(results_table(results))
     run.results = {r.dataset: r.metrics for r in results}
     values = {f"eval/{r.dataset}/{key}": value for r in results for key, value in r.metrics.items()}
     run.log.metrics(run.step, values)
@@ -104,14 +105,12 @@ def refinements(run: Run) -> list[Refinement]:
 
 
 def write_results(run: Run, results: list[EvalResult], refined_by: list[str]) -> None:
-    """results.json, and the records. A full disk, or a number that is none, ends no training."""
-    text = json.dumps(
-        {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}, indent=1
-    )
+    """results.json, and the records. A full disk, or what is no result, ends no training."""
+    values = {r.dataset: {**r.metrics, "intervals": r.intervals} for r in results}
     try:
-        write_text(run.folder / "results.json", text)
+        write_text(run.folder / "results.json", json.dumps(values, indent=1))
         store_results(run, results, refined_by)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, DataError) as error:
         told = f"results of this evaluation are in the log only: {error}"
         run.log.event("results_failed", run.step, told, alarm=True)
 

@@ -29,6 +29,13 @@ _LINE_EVERY_S = 30.0
 _ALARMS_SHOWN = 5
 
 
+class _Screen(Console):
+    """One whose reader may leave (`| tee` that was killed): rich would end the process then."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class RunLog:
     """Progress, metrics and events of one run.
 
@@ -58,7 +65,7 @@ class RunLog:
         name: str = "run",
         config: dict[str, Any] | None = None,
     ) -> None:
-        self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
+        self.console = _Screen(stderr=True, quiet=not main, soft_wrap=True)
         self.path = folder / METRICS
         self._main, self.total_steps, self._show = main, total_steps, progress and main
         self._metrics: JsonLines | None = None

@@ -61,13 +61,13 @@ def check_best(config: RunConfig) -> None:
     """The best checkpoint is one that was evaluated: both are due at the same steps.
 
     Raises:
-        ConfigError: Some evaluation has no checkpoint of its step.
+        ConfigError: Some evaluations have no checkpoint, and some checkpoints no evaluation.
     """
     every, of = config.eval.every, config.checkpoint.every
-    if config.checkpoint.best is not None and (not every or not of or every % of):
+    if config.checkpoint.best is not None and (not every or not of or (every % of and of % every)):
         raise ConfigError(
             f"checkpoint.best: the best checkpoint is one that was evaluated; set eval.every "
-            f"(now {every}) to a multiple of checkpoint.every (now {of})"
+            f"(now {every}) or checkpoint.every (now {of}) to a multiple of the other"
         )
 
 

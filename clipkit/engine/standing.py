@@ -57,7 +57,7 @@ def standing(folder: Path) -> dict[str, Any]:
 
 def _sound(values: dict[str, Any]) -> dict[str, Any]:
     """Without what would mislead a reader or command a terminal: anyone may have written it."""
-    found = {k: v for k, v in values.items() if k not in _NUMBERS or _is_number(v)}
+    found = {k: v for k, v in values.items() if k not in _NUMBERS or v is None or _is_number(v)}
     slow = found.get("stragglers")
     found["stragglers"] = list(map(str, slow)) if isinstance(slow, list) else []
     alarms = found.get("alarms")

@@ -83,7 +83,8 @@ def preempted(run: Run) -> Outcome:
     try:
         run.saver.wait()
     except CheckpointError:  # told as an alarm; the next life goes on from the one before
-        if not run.world.broadcast_int(len(list_checkpoints(run.folder))):
+        left = run.world.is_main and bool(list_checkpoints(run.folder))
+        if not run.world.broadcast_int(int(left)):
             raise
     run.status.finish("preempted", step=run.step, exit_status=0)
     run.log.say(f"stopped by a signal after step {run.step}; resume with run.resume=auto")
@@ -97,7 +98,7 @@ def finish(run: Run, signals: StopSignal, *, trained: bool) -> Outcome:
     """
     run.watchdog.at("save", run.step)
     run.saver.wait()
-    owed = trained or not run.world.broadcast_int(int(judged(run)))
+    owed = trained or not run.world.broadcast_int(int(run.world.is_main and judged(run)))
     if owed and not evaluate(run, signals.asked):
         return preempted(run)
     report_bad_samples(run)

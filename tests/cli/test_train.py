@@ -99,10 +99,27 @@ def test_what_hangs_while_a_run_is_built_ends(tmp_path: Path) -> None:
 import threading
 import clipkit.cli.train, clipkit.dist.watchdog, clipkit.engine.build
 from clipkit.config.load import load_config
-clipkit.dist.watchdog._MARGIN_S = 0.5
+clipkit.dist.watchdog._MARGIN_S = 0.1
 clipkit.engine.build.build_run = lambda *_: threading.Event().wait()
 clipkit.cli.train._run(load_config({str(write_run(tmp_path))!r}, ["engine.timeout_s=0.1"]))
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment())
     assert done.returncode == 1 and "Timeout" in done.stderr and "in wait" in done.stderr
+
+
+@pytest.mark.slow
+def test_who_reads_the_output_may_leave(tmp_path: Path) -> None:
+    """As `| tee log` that was killed: the run goes on, and a failure still has its status."""
+    config = write_run(tmp_path, train={"total_steps": 4})
+    for name, override, expected in (
+        ("r", "log.every=1", 0),
+        ("x", "addons=[{kind: ema},{kind: ema}]", 2),
+    ):
+        process = start(["train", str(config), f"run.name={name}", "data.workers=0", override])
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(100) == expected
+        found = json.loads((tmp_path / "runs" / name / "status.json").read_text())
+        assert found["state"] == ("failed" if expected else "done"), found

@@ -87,7 +87,9 @@ def test_long_texts_take_no_long_time(text):
     redact(text)  # patterns that back-track would take minutes
 
 
-def test_the_folder_one_is_in_is_no_password(monkeypatch):
+def test_the_folder_one_is_in_is_no_password(monkeypatch, tmp_path):
+    monkeypatch.setenv("JOB_PWD", str(tmp_path))
+    assert redact(f"{tmp_path}/r") == f"{tmp_path}/r"
     monkeypatch.setenv("PWD", "/home/me/runs")
     assert redact({"dir": "/home/me/runs/x"}) == {"dir": "/home/me/runs/x"}
     assert redact({"PWD": "correct-horse"}) == {"PWD": MASK}

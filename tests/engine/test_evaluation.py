@@ -16,6 +16,7 @@ from clipkit.addons.base import AddOn
 from clipkit.addons.ema import ExponentialMovingAverage
 from clipkit.engine import evaluation
 from clipkit.engine.evaluation import refinements
+from clipkit.errors import DataError
 from clipkit.eval.results import read_results
 from tests.e2e.runs import write_run
 from tests.engine.inprocess import fit_in_pool
@@ -52,7 +53,13 @@ def test_refinements_are_asked_for_with_whole_parameters_and_only_where_there_ar
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("not JSON compliant")]
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("not JSON compliant"),
+        TypeError("float32 is not JSON serializable"),  # of a task of someone's own
+        DataError("x.json: cannot be read"),  # what was just written is read again
+    ],
 )
 def test_results_that_cannot_be_written_are_an_alarm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

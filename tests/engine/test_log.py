@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -51,6 +52,19 @@ def wandb_history(folder: Path) -> list[dict[str, Any]]:
             }
             rows.append({"step": row["_step"], **{k: v for k, v in row.items() if k[0] != "_"}})
     return rows
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "tty is gone")])
+def test_who_reads_the_screen_may_leave(tmp_path: Path, error: OSError) -> None:
+    class Left(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    log = RunLog(tmp_path, main=True)
+    log.console.file = Left()
+    log.say("one")
+    log.event("saved", 1, "two")
+    assert (tmp_path / "events.jsonl").exists()
 
 
 def test_offline_wandb_holds_the_metrics_of_the_log(

@@ -51,7 +51,8 @@ def test_damaged_checkpoints_with_copies_elsewhere_are_no_end(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "saved", "good"), [(4, 2, True), (4, 0, False), (0, 2, False), (4, 8, False)]
+    ("evaluated", "saved", "good"),
+    [(4, 2, True), (4, 8, True), (4, 6, False), (4, 0, False), (0, 2, False)],
 )
 def test_the_best_checkpoint_is_one_that_was_evaluated(
     evaluated: int, saved: int, good: bool, tmp_path: Path

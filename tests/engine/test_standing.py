@@ -44,7 +44,8 @@ def test_a_lock_on_another_machine_may_be_out_of_sight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["done", "failed", "preempted"])
 def test_an_end_is_an_end(tmp_path: Path, state: str) -> None:
-    assert standing(write(tmp_path / "r", age_s=1e6, state=state))["state"] == state
+    found = standing(write(tmp_path / "r", age_s=1e6, state=state, eta_s=None))
+    assert found["state"] == state and found["eta_s"] is None
 
 
 def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:

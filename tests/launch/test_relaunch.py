@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +40,15 @@ def test_a_crash_is_started_anew_and_resumes(tmp_path: Path) -> None:
     assert status == 0 and len(stage.lives) == 4
     assert [life.count("run.resume=auto") for life in stage.lives] == [0, 1, 1, 1]
     assert "crashed (exit status 137); relaunch 1 of 3 in 0 s" in err
+
+
+def test_the_reader_of_the_output_may_leave(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, CRASH, "status done")
+    process = stage.start("torchrun.sh", "2", str(stage.config))
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0 and len(stage.lives) == 2
 
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
@@ -144,6 +155,16 @@ def test_processes_of_a_killed_launcher_are_ended(tmp_path: Path) -> None:
     finally:
         os.killpg(bystander.pid, signal.SIGKILL)
         bystander.wait()
+
+
+def test_machines_meet_under_the_last_word_of_the_life_before(tmp_path: Path) -> None:
+    """Rank 0's machine may write it while this one pauses."""
+    stage = Stage(tmp_path, CRASH, "status done")
+    last = json.dumps({"state": "failed", "exit_status": 75})
+    stage.program("sleep", f"echo '{last}' > {stage.run}/status.json")
+    assert torchrun(stage, NODES="2", MASTER_ADDR="node1")[0] == 0
+    digest = hashlib.sha256(f"{last}\n".encode()).hexdigest()[:16]
+    assert f"--rdzv-id=r-{digest} " in stage.lives[1]
 
 
 def test_several_machines_meet(tmp_path: Path) -> None:
