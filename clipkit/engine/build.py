@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -250,6 +250,16 @@ def build_run(config: RunConfig, world: World) -> Run:
     """
     folder = run_folder(config)  # claimed first: mistakes are told in it, and by nobody else
     lock = claim(folder) if world.is_main else None
+    try:
+        return _build(config, world, folder, lock)
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+
+
+def _build(config: RunConfig, world: World, folder: Path, lock: TextIO | None) -> Run:
+    """`build_run` in a folder that is claimed by `lock`, on rank 0."""
     check_compiler(config, world)
     check_auto_chunk(config, world)
     addons, losses = build_addons(config), build_losses(config)

@@ -179,3 +179,12 @@ def test_nothing_is_looked_for_or_fetched_beside_a_run_that_goes_on(tmp_path: Pa
     (told,) = ranks(1).run(build_beside_another, str(config), str(folder))
     assert "another process is training there" in told
     assert not (folder / "checkpoints").exists()
+
+
+def test_a_build_that_failed_leaves_the_folder_to_others(tmp_path: Path) -> None:
+    config = load_config(write_run(tmp_path), ["train.chunk_size=auto", "train.device=cpu"])
+    with pytest.raises(ConfigError, match="measures GPU memory") as told:
+        build.build_run(config, World())
+    with mock.patch("clipkit.engine.run_folder._PATIENCE_S", 0.0):
+        claim(tmp_path / "runs" / "r").close()
+    assert told.tb is not None  # the frames of the failed build are still held
