@@ -182,8 +182,8 @@ def test_nothing_is_looked_for_or_fetched_beside_a_run_that_goes_on(tmp_path: Pa
 
 
 def test_a_build_that_failed_leaves_the_folder_to_others(tmp_path: Path) -> None:
-    config = load_config(write_run(tmp_path), ["train.chunk_size=auto", "train.device=cpu"])
-    with pytest.raises(ConfigError, match="measures GPU memory") as told:
+    config = load_config(write_run(tmp_path, addons=[{"kind": "ema"}, {"kind": "ema"}]))
+    with pytest.raises(ConfigError, match="a second 'ema'") as told:
         build.build_run(config, World())
     with mock.patch("clipkit.engine.run_folder._PATIENCE_S", 0.0):
         claim(tmp_path / "runs" / "r").close()
