@@ -30,6 +30,14 @@ _SIGNALS = {
     "usr1": signal.SIGUSR1,
 }
 KINDS = (*_SIGNALS, "hang", "sleep", "exit", "nan_loss", "nan_grad", "spike", "save", "disk_full")
+POINTS = ("tensor", "manifest", "rename", "latest", "prune")  # of save:POINT, in their order
+_ARGUMENTS = {  # of the kinds that take one; only that of `save` must be there
+    "sleep": r"\d*\.?\d+|",
+    "exit": r"\d{1,3}|",
+    "spike": r"\d*\.?\d+|",
+    "disk_full": r"\d{1,4}|",
+    "save": "|".join(POINTS),
+}
 _FORM = re.compile(r"^(?P<kind>\w+)@(?P<rank>\d+|\*):(?P<step>\d+)(:(?P<argument>.+))?$")
 
 
@@ -58,9 +66,26 @@ def parse(text: str) -> tuple[Fault, ...]:
                 f"{VARIABLE}: '{part}' is no fault; write kind@rank:step[:argument], "
                 f"kinds: {', '.join(KINDS)}"
             )
-        rank = None if match["rank"] == "*" else int(match["rank"])
-        faults.append(Fault(match["kind"], rank, int(match["step"]), match["argument"] or ""))
+        rank, argument = match["rank"], match["argument"] or ""
+        form = _ARGUMENTS.get(match["kind"], "")
+        if not re.fullmatch(form, argument):
+            wanted = f"one of {', '.join(POINTS)}" if match["kind"] == "save" else "a number"
+            wanted = f"takes {wanted}" if form else "takes no argument"
+            raise ConfigError(f"{VARIABLE}: '{part}': {match['kind']} {wanted}")
+        faults.append(
+            Fault(match["kind"], None if rank == "*" else int(rank), int(match["step"]), argument)
+        )
     return tuple(faults)
+
+
+def warning() -> list[str]:
+    """One line where faults are asked for: nobody should train for weeks with them.
+
+    Raises:
+        ConfigError: See `parse`.
+    """
+    text = os.environ.get(VARIABLE, "")
+    return [f"{VARIABLE}={text} is set: this run will be broken on purpose"] if parse(text) else []
 
 
 def asked(kind: str, rank: int, step: int) -> str | None:

@@ -22,8 +22,6 @@ from clipkit.checkpoint.verify import MANIFEST, REPLACED, plain_folder, verify_c
 from clipkit.errors import CheckpointError
 from clipkit.faults import asked
 
-POINTS = ("tensor", "manifest", "rename", "latest", "prune")  # of the fault save:POINT
-
 
 def strike(point: str, rank: int, step: int) -> None:
     """Do the fault `save:POINT`, where it is asked for at this point of this step's save."""

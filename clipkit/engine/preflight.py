@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from clipkit import faults
 from clipkit.checkpoint.verify import MANIFEST, list_checkpoints, read_json
 from clipkit.config.schema import RunConfig
 from clipkit.config.versions import check_versions
@@ -26,7 +27,7 @@ def preflight(config: RunConfig) -> list[str]:
     Raises:
         ClipkitError: The first problem found.
     """
-    warnings = check_versions()
+    warnings = [*check_versions(), *faults.warning()]
     env = read_env()
     size = config.train.global_batch_size
     if size % env.world_size:

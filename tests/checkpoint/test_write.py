@@ -16,6 +16,7 @@ from clipkit.checkpoint.read import CheckpointReader
 from clipkit.checkpoint.verify import list_checkpoints, newest_valid, verify_checkpoint
 from clipkit.dist.group import World
 from clipkit.errors import CheckpointError
+from clipkit.faults import POINTS
 from tests.checkpoint.crashing import CrashingDisk, on
 from tests.fixtures_checkpoint import (
     CONFIG,
@@ -197,7 +198,7 @@ def test_discard_hides_first(tmp_path: Path) -> None:
     assert disk.log[0] == "move step_00000001" and names(tmp_path / "checkpoints") == ["latest"]
 
 
-@pytest.mark.parametrize("point", write.POINTS)
+@pytest.mark.parametrize("point", POINTS)
 def test_each_point_of_a_save_can_be_made_its_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkit.checkpoint import write
 from clipkit.checkpoint.verify import newest_valid, step_of
+from clipkit.faults import POINTS
 from tests.faults.harness import (
     BATCH,
     assert_same_weights,
@@ -28,7 +28,6 @@ from tests.faults.harness import (
 
 EVERY, TIMEOUT_S = 5, 8.0
 KINDS = ("kill", "kill", "term", "usr1", "stop", "disk_full", "save")
-POINTS = write.POINTS
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.checkpoint.verify import list_checkpoints, newest_valid, step_of, verify_checkpoint
-from clipkit.checkpoint.write import POINTS
+from clipkit.faults import POINTS
 from tests.engine.inprocess import fit_in_pool
 from tests.faults.conftest import Reference
 from tests.faults.harness import (
