@@ -76,6 +76,12 @@ def life(
     return Life(*answer, time.monotonic() - begin)
 
 
+def told(err: str) -> list[str]:
+    """What `clipkit train` said went wrong, a line each; that it will be broken is none of it."""
+    lines = [line for line in err.splitlines() if line.startswith("clipkit: ")]
+    return [line for line in lines if not line.startswith("clipkit: warning: ")]
+
+
 def fit_with_fault(world: World, config: str, overrides: list[str], fault: str) -> str:
     """`fit_in_pool` with a fault switched on in this rank."""
     with mock.patch.dict(os.environ, {faults.VARIABLE: fault}):

@@ -17,6 +17,7 @@ from tests.faults.harness import (
     history,
     life,
     saved_tensors,
+    told,
     write_config,
 )
 
@@ -97,9 +98,9 @@ def test_a_run_that_rolls_back_too_often_ends(tmp_path: Path, ranks) -> None:  #
 def test_a_run_given_up_says_so_in_one_line(tmp_path: Path) -> None:
     config = write_config(tmp_path, guard={"rollbacks": 0})
     found = life(config, fault=in_a_row("nan_loss", 1, 12, 3))
-    told = [line for line in found.err.splitlines() if line.startswith("clipkit: ")]
-    assert len(told) == 1 and "in a row (nonfinite) at step 15" in told[0], found.err
-    assert found.status != 0 and 'File "' not in found.err.split("clipkit: ")[0]
+    (line,) = told(found.err)
+    assert "in a row (nonfinite) at step 15" in line
+    assert found.status != 0 and 'File "' not in found.err.split(line)[0]
 
 
 SPIKE = ["guard.spike_window=40", "train.total_steps=24", "data.workers=0"]
