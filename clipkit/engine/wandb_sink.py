@@ -42,19 +42,14 @@ class WandbSink:
     ) -> None:
         self._rows: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue(_WAITING)
         self._complain, self._failing, self.lost = complain, False, 0
-        self._run = self._start(folder, mode, project, name, config)
+        self._run = self._start(
+            project=project, name=name, dir=str(folder), mode=mode, config=redact(config)
+        )
         self._thread = threading.Thread(target=self._serve, name="clipkit-wandb", daemon=True)
         if self._run is not None:
             self._thread.start()
 
-    def _start(
-        self,
-        folder: Path,
-        mode: Literal["offline", "online"],
-        project: str,
-        name: str,
-        config: dict[str, Any],
-    ) -> Any:
+    def _start(self, **of_run: Any) -> Any:
         arguments, sys.argv = sys.argv, redact(sys.argv)  # wandb stores the command line
         try:
             import wandb
@@ -67,14 +62,7 @@ class WandbSink:
                 disable_git=True,
                 save_code=False,
             )
-            return wandb.init(
-                project=project,
-                name=name,
-                dir=str(folder),
-                mode=mode,
-                config=redact(config),
-                settings=settings,
-            )
+            return wandb.init(**of_run, settings=settings)
         except Exception as error:  # a logger must never end a run
             self._complain(f"wandb is off: {type(error).__name__}: {str(error)[:200]}")
             return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tests.e2e.runs import finish
 
 ROOT = Path(__file__).parents[2]
 CLEAN = {
@@ -115,12 +116,7 @@ class Stage:
 
     def finish(self, process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, str, str]:
         """(status, stdout, stderr); a script that hangs is ended."""
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        return process.returncode, out, err
+        return finish(process, timeout)
 
     def lines(self, name: str) -> list[str]:
         """What was noted in a file: "calls", "place", "srun", "scontrol"."""
