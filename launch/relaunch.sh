@@ -83,11 +83,30 @@ place() {
   { read -r FOLDER; read -r NAME; } <<< "$facts"
 }
 
-# Fills STATE, EXIT_STATUS, CHECKPOINT and DIGEST from the run's files.
+# Fills STATE, EXIT_STATUS, CHECKPOINT, DIGEST and LIFE from the run's files.
+# shellcheck disable=SC2034  # LIFE is for those who source this
 look() {
   local facts
   facts="$("$PYTHON" "$ROOT/launch/run_state.py" state "$FOLDER")" || return $?
-  { read -r STATE; read -r EXIT_STATUS; read -r CHECKPOINT DIGEST; } <<< "$facts"
+  { read -r STATE; read -r EXIT_STATUS; read -r CHECKPOINT DIGEST LIFE; } <<< "$facts"
+}
+
+# Whether a run is over, with its RESULT, after a life that began at digest $1 and ended with status $2.
+settled() {
+  look || return 1
+  if [ "$DIGEST" = "$1" ]; then # it ended before it wrote its status
+    STATE=none EXIT_STATUS=""
+  fi
+  RESULT="${EXIT_STATUS:-$2}"
+  case "$STATE/$RESULT" in
+    done/*) RESULT=0 ;;
+    preempted/*)
+      say "$FOLDER: preempted, saved as $CHECKPOINT"
+      RESULT=$((128 + $(kill -l "${received:-TERM}")))
+      ;;
+    */[2-5]) ;;
+    *) return 1 ;;
+  esac
 }
 
 # Lives of a run until it is done (0), preempted (STATE says so; 128 + signal), failed by a mistake
@@ -96,22 +115,11 @@ supervise() {
   local status life=0 crashes=0 pause="$RELAUNCH_PAUSE" digest checkpoint
   place "$@" || return $?
   while :; do
-    look # before each life: in the pause another machine may have written how the last one ended
+    look
     digest="$DIGEST" checkpoint="$CHECKPOINT" status=0
     attended launch "$life" "$@" || status=$?
     if [ -z "$child" ]; then end_orphans; fi
-    look
-    if [ "$DIGEST" = "$digest" ]; then # it ended before it wrote its status
-      STATE=none EXIT_STATUS=""
-    fi
-    case "$STATE" in
-      done) return 0 ;;
-      preempted)
-        say "$FOLDER: preempted, saved as $CHECKPOINT"
-        return $((128 + $(kill -l "${received:-TERM}")))
-        ;;
-    esac
-    case "${EXIT_STATUS:-$status}" in [2-5]) return "${EXIT_STATUS:-$status}" ;; esac
+    if settled "$digest" "$status"; then return "$RESULT"; fi
     if [ "$status" -eq 0 ] && [ "$STATE" != failed ]; then return 0; fi
     if [ -n "$received" ]; then return $((128 + $(kill -l "$received"))); fi
     if [ "$CHECKPOINT" != "$checkpoint" ]; then crashes=0 pause="$RELAUNCH_PAUSE"; fi
@@ -123,6 +131,7 @@ supervise() {
     say "$FOLDER: crashed (exit status $status); relaunch $crashes of $RELAUNCHES in $pause s"
     attended sleep "$pause" || true
     if [ -n "$received" ]; then return $((128 + $(kill -l "$received"))); fi
+    if settled "$digest" "$status"; then return "$RESULT"; fi # another machine has said it meanwhile
     pause=$((pause * 2 > 600 ? 600 : pause * 2))
     if [ "$life" -eq 0 ]; then set -- "$@" run.resume=auto; fi
     life=$((life + 1))

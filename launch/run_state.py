@@ -2,8 +2,9 @@
 
 place CONFIG [key=value ...]   the run folder; the run's name
 state FOLDER                   the state in status.json ("none" without one); the exit status
-                               noted there (empty without one); the newest checkpoint and a
-                               digest of status.json, "-" where there is none
+                               noted there (empty without one); the newest checkpoint, a digest
+                               of status.json and one of the life that wrote it, the same from
+                               its start on; "-" where there is none
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+
+LIFE = ("host", "pid", "job_id", "started")  # of status.json: these never change within a life
 
 
 def place(config: str, overrides: list[str]) -> list[str]:
@@ -28,16 +31,21 @@ def place(config: str, overrides: list[str]) -> list[str]:
 
 def state(folder: Path) -> list[str]:
     """How the run stands, by its files alone."""
-    name, status, digest = "none", "", "-"
+    name, status, digest, life = "none", "", "-", "-"
     try:
         content = (folder / "status.json").read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
+        digest = _digest(content)
         found = json.loads(content)
         name, status = str(found["state"]), str(found.get("exit_status") or "")
+        life = _digest(json.dumps([found.get(key) for key in LIFE]).encode())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no run yet, or a file of someone else: nothing is known
     newest = max((p.name for p in folder.glob("checkpoints/step_*")), default="-")
-    return [name, status, f"{newest} {digest}"]
+    return [name, status, f"{newest} {digest} {life}"]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def main(arguments: list[str]) -> int:

@@ -23,9 +23,9 @@ source "$ROOT/launch/relaunch.sh"
 launch() {
   local meeting=(--standalone)
   if [ "$nodes" -gt 1 ]; then
-    # One machine may notice a crash minutes after another. Each life meets under a name of its own, the
-    # state of the run before it: who comes back first waits, and does not join the life that is ending.
-    meeting=(--nnodes="$nodes" --rdzv-backend=c10d --rdzv-id="$NAME-$DIGEST"
+    # One machine may notice a crash minutes after another. Each life meets under a name of its own, from
+    # the life before it: who comes back first waits, and does not join the one that is ending.
+    meeting=(--nnodes="$nodes" --rdzv-backend=c10d --rdzv-id="$NAME-$LIFE"
       --rdzv-endpoint="$MASTER_ADDR:${MASTER_PORT:-29500}")
   fi
   shift

@@ -84,6 +84,7 @@ class Watchdog:
         now, late = time.monotonic(), _FIRST * timeout_s
         self._heard = {r: (Beat(r, allowed=late), now) for r in range(world.world_size)}
         self._store: torch_dist.Store | None = None
+        self._deaf = False  # the store is gone, or does not answer
         self._verdict: str | None = None
         self._published = threading.Event()
         self._speaks = world.rank <= 1  # where the store cannot say who does
@@ -141,8 +142,9 @@ class Watchdog:
             count += 1
             try:
                 self._exchange(store, count)
-            except (RuntimeError, ValueError, TypeError):  # the store is gone, or does not answer
-                continue
+                self._deaf = False
+            except (RuntimeError, ValueError, TypeError):
+                self._deaf = True
         with contextlib.suppress(RuntimeError):  # the others may take longer: this is no silence
             store.set(f"beat/{self._world.rank}", replace(self._own(count + 1), phase=LEFT).dump())
 
@@ -246,15 +248,19 @@ class Watchdog:
         return Seen(beat, silent, silent > self.timeout_s / 2)
 
     def _judge(self) -> list[Seen]:
-        """Rank 0 judges all; the others judge rank 0 alone, by what they hear through the store."""
-        if self._world.store is None:
-            return hung([Seen(self._own(0), 0.0, False)], self.timeout_s)
-        if self._world.rank == 0:
+        """Rank 0 judges all; the others rank 0, by what they hear, and themselves where it is gone."""
+        if self._world.rank == 0 and self._world.store is not None:
             return hung(self._table(), self.timeout_s)
+        own = [Seen(self._own(0), 0.0, False)]
+        if self._world.store is None:
+            return hung(own, self.timeout_s)
         beat, at = self._heard[0]
         seen = self._seen(beat, time.monotonic() - at)
         lost = seen.silent > (self.timeout_s if beat.pid else beat.allowed)
-        return [seen] if lost and beat.phase != LEFT else []
+        stuck = self._deaf and hung(own, self.timeout_s)  # nobody else is left to say so
+        if beat.phase == LEFT:
+            return own if stuck else []
+        return [seen] if lost or stuck else []
 
     def _look_for_stragglers(self, now: float) -> None:
         table = self._table()

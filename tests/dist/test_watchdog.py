@@ -142,6 +142,22 @@ def test_rank_0_is_judged_by_the_others_and_all_by_rank_0(clock: Clock, tmp_path
         assert [s.beat.rank for s in watchdog._judge()][-1:] == named
 
 
+def test_without_the_store_a_rank_judges_itself(clock: Clock, tmp_path: Path) -> None:
+    """Rank 0 was killed before this rank heard of it, or after it had left."""
+    for phase, named in (("start", 0), ("left", 1)):
+        store: Any = object()
+        watchdog = Watchdog(World(1, 2, 1, store=store), tmp_path, timeout_s=10, tell=silent)
+        for step in (3, 4):
+            watchdog.at("step", step)
+        watchdog._heard[0] = Beat(0, phase=phase, allowed=60), clock.now
+        clock.now += 11
+        assert not watchdog._judge()
+        watchdog._deaf = True
+        assert [s.beat.rank for s in watchdog._judge()] == [named]
+        watchdog.at("step", 5)
+        assert not watchdog._judge()
+
+
 def test_a_rank_that_is_done_is_not_silent(clock: Clock, tmp_path: Path) -> None:
     for rank in (0, 1):
         store: Any = object()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +24,13 @@ from tests.faults.harness import (
 from tests.faults.test_killed import assert_nothing_runs
 from tests.launch.fakes import Stage
 
-# the real python; a fault strikes in the first life only
+# the real python; a fault strikes in the first life only, and MEETING goes to torchrun
 PYTHON = """#!/bin/bash
 case "$*" in
   *"torch.distributed.run"*)
     n=$(cat "$STAGE/lives" 2> /dev/null || echo 0); echo $((n + 1)) > "$STAGE/lives"
-    if [ "$n" -gt 0 ]; then unset {variable}; fi ;;
+    if [ "$n" -gt 0 ]; then unset {variable}; fi
+    set -- "$1" "$2" ${MEETING:-} "${@:3}" ;;
 esac
 exec {python} "$@"
 """
@@ -41,15 +45,20 @@ ALONE = {"SLURM_JOB_NUM_NODES": "1", "OMP_NUM_THREADS": "1", "RELAUNCHES": "1"}
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    """The scripts with real python and torchrun, fakes of SLURM's commands."""
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """The scripts with real python and torchrun, fakes of SLURM's commands; all ended after it."""
     stage = Stage(tmp_path)
     python = stage.folder / "venv" / "bin" / "python"
     python.write_text(PYTHON.replace("{python}", sys.executable).replace("{variable}", VARIABLE))
     stage.program("srun", SRUN)
     name = f'echo "$*" >> {tmp_path}/scontrol\nif [ "$1" = show ]; then echo 127.0.0.1; fi'
     stage.program("scontrol", name)
-    return stage
+    yield stage
+    mark = f"STAGE={tmp_path}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def joins(run: Path, reference: Reference) -> None:
@@ -72,19 +81,21 @@ def test_a_killed_rank_is_relaunched(stage: Stage, reference: Reference) -> None
 
 
 @pytest.mark.slow
-def test_two_machines_are_relaunched(stage: Stage, reference: Reference) -> None:
-    """The one whose rank was killed and the other one notice at different times, and meet again."""
+@pytest.mark.parametrize("host", ["killed", "hung"])
+def test_two_machines_are_relaunched(stage: Stage, reference: Reference, host: str) -> None:
+    """They notice at different times, and meet again, whichever of them holds torchrun's store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     arguments = ("1", str(reference.config), f"run.dir={stage.folder}/runs", "engine.timeout_s=20")
     env = {"NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     machines = []
-    for number in (0, 1):
-        own = {"STAGE": str(stage.folder / f"machine_{number}"), VARIABLE: "kill@1:17,hang@0:17"}
+    for name, fault in (("killed", "kill@*:17"), ("hung", "hang@*:17")):
+        own = {"STAGE": str(stage.folder / name), VARIABLE: fault}
+        own["MEETING"] = f"--rdzv-conf=is_host={str(host == name).lower()}"
         Path(own["STAGE"]).mkdir()
         machines.append(stage.start("torchrun.sh", *arguments, **{**env, **own}))
-    answers = [stage.finish(machine, timeout=150) for machine in machines]
+    answers = [stage.finish(machine, timeout=300) for machine in machines]
     assert [code for code, _, _ in answers] == [0, 0], answers
     assert all("crashed" in err for _, _, err in answers)
     assert status(stage.run)["state"] == "done"

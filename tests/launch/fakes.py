@@ -44,6 +44,7 @@ class Stage:
     """A config and fakes; `lives` are lines of bash, one string a life, the last one repeated."""
 
     def __init__(self, folder: Path, *lives: str) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.run = folder, folder / "runs" / "r"
         self.config = folder / "run.yaml"
         self.config.write_text(
