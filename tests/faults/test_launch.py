@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,8 @@ def test_two_machines_are_relaunched(stage: Stage, reference: Reference, host: s
         own["MEETING"] = f"--rdzv-conf=is_host={str(host == name).lower()}"
         Path(own["STAGE"]).mkdir()
         machines.append(stage.start("torchrun.sh", *arguments, **{**env, **own}))
-    answers = [stage.finish(machine, timeout=300) for machine in machines]
+    with ThreadPoolExecutor() as readers:  # a pipe that nobody reads would stop its machine
+        answers = list(readers.map(lambda machine: stage.finish(machine, timeout=300), machines))
     assert [code for code, _, _ in answers] == [0, 0], answers
     assert all("crashed" in err for _, _, err in answers)
     assert status(stage.run)["state"] == "done"
