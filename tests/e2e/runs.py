@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, s
     return process.returncode, out, err
 
 
+def finish_all(
+    processes: list[subprocess.Popen[str]], timeout: float = 120
+) -> list[tuple[int, str, str]]:
+    """`finish` of several that work together: one whose pipe nobody reads would stop them all."""
+    with ThreadPoolExecutor(len(processes)) as readers:
+        return list(readers.map(lambda process: finish(process, timeout), processes))
+
+
 def train(config: Path, *overrides: str, **env: str) -> tuple[int, str, str]:
     """`clipkit train` in one process."""
     return finish(start(["train", str(config), *overrides], **env))
@@ -142,7 +151,7 @@ def by_hand(config: Path, *overrides: str, job: int) -> list[tuple[int, str, str
         )
         for rank in (0, 1)
     ]
-    return [finish(p) for p in processes]
+    return finish_all(processes)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from clipkit.faults import VARIABLE
+from tests.e2e.runs import finish_all
 from tests.faults.conftest import Reference
 from tests.faults.harness import (
     assert_exact_coverage,
@@ -96,8 +96,7 @@ def test_two_machines_are_relaunched(stage: Stage, reference: Reference, host: s
         own["MEETING"] = f"--rdzv-conf=is_host={str(host == name).lower()}"
         Path(own["STAGE"]).mkdir()
         machines.append(stage.start("torchrun.sh", *arguments, **{**env, **own}))
-    with ThreadPoolExecutor() as readers:  # a pipe that nobody reads would stop its machine
-        answers = list(readers.map(lambda machine: stage.finish(machine, timeout=300), machines))
+    answers = finish_all(machines, timeout=300)
     assert [code for code, _, _ in answers] == [0, 0], answers
     assert all("crashed" in err for _, _, err in answers)
     assert status(stage.run)["state"] == "done"
